@@ -1,0 +1,108 @@
+package authn
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+
+	"github.com/countersign/countersign/databroker"
+	"github.com/countersign/countersign/internal/pages"
+	"github.com/countersign/countersign/internal/signin"
+)
+
+// handOver gives a session to where it was asked for: to the route's host by
+// a link, or to a program once the person has agreed.
+func (s *Server) handOver(g *Generation, w http.ResponseWriter, r *http.Request, req signInRequest, session *databroker.Session) error {
+	if req.Programmatic {
+		return s.askConsent(g, w, r, req, session)
+	}
+	token, err := s.sessionToken(g, session)
+	if err != nil {
+		return err
+	}
+	to, err := g.keys.HandoffURL(signin.Handoff{SessionToken: token, Flow: req.Flow, RedirectURI: req.Target}, s.now())
+	if err != nil {
+		return err
+	}
+	return redirect(w, to)
+}
+
+// routeCallback ends a sign-in on the route's host. Only the browser that
+// began it there gets the session.
+func (s *Server) routeCallback(g *Generation, w http.ResponseWriter, r *http.Request) error {
+	link := g.link(r)
+	// Both spellings of the path are one place; links are signed for the one.
+	link.Path, link.RawPath = signin.CallbackPath, ""
+	if err := g.keys.VerifyLink(link, s.now()); err != nil && !errors.Is(err, signin.ErrExpired) {
+		return badRequest("hand-off-link", "This link was not made by this site, or it is damaged.", err)
+	} else if err != nil {
+		return badRequest("hand-off-expired", "This sign-in took too long. Go back to the page you wanted to start over.", err)
+	}
+	h, err := g.keys.OpenHandoff(link.Query().Get(signin.ParamSessionEncrypted), s.now())
+	if err != nil {
+		return badRequest("hand-off-link", "This link is damaged or too old. Go back to the page you wanted to start over.", err)
+	}
+	target, err := g.hosts.target(h.RedirectURI)
+	if err != nil || !sameHost(target.Host, r.Host) {
+		return badRequest("redirect-target", "This link does not lead to a page of this site.", errTarget)
+	}
+	c, err := g.keys.OpenCredential(h.SessionToken, s.now())
+	if err != nil || c.Kind != signin.KindSession {
+		return badRequest("hand-off-link", "This link is damaged or too old. Go back to the page you wanted to start over.", err)
+	}
+	if !signin.MatchFlow(g.cfg.Cookie.Name, r.Header["Cookie"], h.Flow, s.now()) {
+		if s.holds(g, r, c.ID) {
+			// The page was loaded again: this browser has been through here.
+			return s.arrive(g, w, r, target)
+		}
+		return &failure{
+			status: http.StatusBadRequest, code: "flow-mismatch",
+			title:   "This sign-in began in another browser",
+			message: "A sign-in can only be finished in the browser window it was started in, and within ten minutes. Nobody was signed in here.",
+			remedy:  "If you wanted to open " + target.Hostname() + ", start over from here.",
+			actions: []pages.Action{{Label: "Start over", URL: target.String()}},
+			cause:   errors.New("no cookie of this flow"),
+		}
+	}
+
+	// The request is genuine: from here on we may change things.
+	http.SetCookie(w, g.sessionCookie(h.SessionToken, c.ExpiresAt))
+	if end := signin.EndFlow(g.cfg.Cookie.Name, h.Flow); end != nil {
+		http.SetCookie(w, end)
+	}
+	return s.arrive(g, w, r, target)
+}
+
+// holds reports whether the browser already has this session's cookie.
+func (s *Server) holds(g *Generation, r *http.Request, sessionID string) bool {
+	for _, v := range signin.CookieValues(g.cfg.Cookie.Name, r.Header["Cookie"]) {
+		if c, err := g.keys.OpenCredential(v, s.now()); err == nil && c.Kind == signin.KindSession && c.ID == sessionID {
+			return true
+		}
+	}
+	return false
+}
+
+// arrive sends the browser to the page it wanted. A strict cookie is withheld
+// from a redirect that began at another site, so there a page of our own has
+// to navigate.
+func (s *Server) arrive(g *Generation, w http.ResponseWriter, r *http.Request, target *url.URL) error {
+	if sameSite(g.cfg.Cookie) != http.SameSiteStrictMode {
+		return redirect(w, target.String())
+	}
+	page := pages.Notice{
+		Title: "You are signed in", Message: "Taking you to " + target.Hostname() + " …", RefreshTo: target.String(),
+		Actions: []pages.Action{{Label: "Continue", URL: target.String()}},
+	}.HTML()
+	writePage(noReferrer{w}, r, http.StatusOK, page)
+	return nil
+}
+
+// noReferrer keeps the address of a page that carries sealed values from the
+// next one.
+type noReferrer struct{ http.ResponseWriter }
+
+func (w noReferrer) WriteHeader(status int) {
+	w.Header().Set("Referrer-Policy", "no-referrer")
+	w.ResponseWriter.WriteHeader(status)
+}

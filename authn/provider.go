@@ -1,0 +1,347 @@
+package authn
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+	"golang.org/x/oauth2"
+
+	"github.com/countersign/countersign/config"
+	"github.com/countersign/countersign/databroker"
+)
+
+const (
+	discoveryLife  = time.Hour
+	discoveryPause = 5 * time.Second
+	providerWait   = 10 * time.Second
+	maxProviderDoc = 1 << 20
+	maxClaims      = 256 << 10
+
+	codeRefused = "code-refused"
+)
+
+// provider is the OpenID Connect provider. It is discovered on first use and
+// again when what is known grows old or has led to a failure, but after a
+// failure not more often than every discoveryPause.
+type provider struct {
+	idp      config.IdentityProvider
+	callback string
+	client   *http.Client
+	now      func() time.Time
+
+	// turn holds one token: who takes it may discover and touch what follows.
+	turn     chan struct{}
+	known    *discovered
+	stale    bool
+	failedAt time.Time
+	failure  error
+}
+
+type discovered struct {
+	oidc     *oidc.Provider
+	oauth    *oauth2.Config
+	verifier *oidc.IDTokenVerifier
+	at       time.Time
+}
+
+// identity is who the provider says has signed in.
+type identity struct {
+	subject string
+	claims  map[string]any
+	tokens  databroker.Tokens
+}
+
+func newProvider(idp config.IdentityProvider, callback string, client *http.Client, now func() time.Time) *provider {
+	next := client.Transport
+	if next == nil {
+		next = &http.Transport{Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: providerWait, IdleConnTimeout: time.Minute}
+	}
+	bound := &http.Client{Timeout: providerWait, Transport: boundedBodies{next}, CheckRedirect: client.CheckRedirect}
+	return &provider{idp: idp, callback: callback, client: bound, now: now, turn: make(chan struct{}, 1)}
+}
+
+// serves reports whether p is the provider of these settings.
+func (p *provider) serves(idp config.IdentityProvider, callback string) bool {
+	return p.callback == callback && p.idp.Provider == idp.Provider && p.idp.URL == idp.URL &&
+		p.idp.ClientID == idp.ClientID && p.idp.ClientSecret == idp.ClientSecret && slices.Equal(p.idp.Scopes, idp.Scopes)
+}
+
+// discover returns the provider's endpoints and keys.
+func (p *provider) discover(ctx context.Context) (*discovered, error) {
+	select {
+	case p.turn <- struct{}{}:
+		defer func() { <-p.turn }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("discover provider: %w", ctx.Err())
+	}
+	now := p.now()
+	if p.known != nil && !p.stale && now.Sub(p.known.at) < discoveryLife {
+		return p.known, nil
+	}
+	if p.failure != nil && now.Sub(p.failedAt) < discoveryPause {
+		if p.known != nil {
+			return p.known, nil
+		}
+		return nil, p.failure
+	}
+	// Others wait for this answer, so one browser that gives up must not
+	// spoil it.
+	ctx, cancel := context.WithTimeout(oidc.ClientContext(context.WithoutCancel(ctx), p.client), providerWait)
+	defer cancel()
+	d, err := p.fetch(ctx)
+	if err != nil {
+		p.failedAt, p.failure = p.now(), err
+		if p.known != nil {
+			return p.known, nil
+		}
+		return nil, err
+	}
+	d.at, p.stale, p.failure = now, false, nil
+	p.known = d
+	return d, nil
+}
+
+func (p *provider) fetch(ctx context.Context) (*discovered, error) {
+	op, err := oidc.NewProvider(ctx, p.idp.URL)
+	var mismatch *oidc.IssuerMismatchError
+	if errors.As(err, &mismatch) && strings.TrimSuffix(mismatch.Discovered, "/") == strings.TrimSuffix(mismatch.Provided, "/") {
+		op, err = oidc.NewProvider(ctx, mismatch.Discovered)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("discover provider: %w", briefly(err))
+	}
+	var doc struct {
+		Scopes      []string `json:"scopes_supported"`
+		AuthMethods []string `json:"token_endpoint_auth_methods_supported"`
+	}
+	if err := op.Claims(&doc); err != nil {
+		return nil, fmt.Errorf("discover provider: %w", err)
+	}
+	endpoint := op.Endpoint()
+	for _, u := range []string{endpoint.AuthURL, endpoint.TokenURL} {
+		if e, err := url.Parse(u); err != nil || e.Host == "" || e.Scheme != "https" && e.Scheme != "http" {
+			return nil, errors.New("discover provider: authorization or token endpoint is no URL")
+		}
+	}
+	endpoint.AuthStyle = oauth2.AuthStyleInHeader
+	if p.idp.ClientSecret == "" || len(doc.AuthMethods) > 0 && !slices.Contains(doc.AuthMethods, "client_secret_basic") {
+		endpoint.AuthStyle = oauth2.AuthStyleInParams
+	}
+	return &discovered{
+		oidc: op,
+		oauth: &oauth2.Config{
+			ClientID: p.idp.ClientID, ClientSecret: p.idp.ClientSecret,
+			Endpoint: endpoint, RedirectURL: p.callback, Scopes: scopes(p.idp.Scopes, doc.Scopes),
+		},
+		verifier: op.VerifierContext(oidc.ClientContext(context.WithoutCancel(ctx), p.client), &oidc.Config{
+			ClientID: p.idp.ClientID,
+			// A minute for clocks that disagree.
+			Now: func() time.Time { return p.now().Add(-time.Minute) },
+		}),
+	}, nil
+}
+
+// scopes are the configured ones, but for the one that some providers refuse
+// instead of ignoring it.
+func scopes(configured, supported []string) []string {
+	out := []string{oidc.ScopeOpenID}
+	for _, s := range configured {
+		refused := s == oidc.ScopeOfflineAccess && len(supported) > 0 && !slices.Contains(supported, s)
+		if s != oidc.ScopeOpenID && !refused {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// authURL is where the browser goes to sign in.
+func (p *provider) authURL(ctx context.Context, state, nonce, verifier string) (string, error) {
+	d, err := p.discover(ctx)
+	if err != nil {
+		return "", err
+	}
+	return d.oauth.AuthCodeURL(state, oidc.Nonce(nonce), oauth2.S256ChallengeOption(verifier)), nil
+}
+
+// exchange redeems a code and checks all that comes back.
+func (p *provider) exchange(ctx context.Context, code, nonce, verifier string) (*identity, error) {
+	ctx, cancel := context.WithTimeout(oidc.ClientContext(ctx, p.client), 2*providerWait)
+	defer cancel()
+	d, err := p.discover(ctx)
+	if err != nil {
+		return nil, providerDown(err)
+	}
+	token, err := d.oauth.Exchange(ctx, code, oauth2.VerifierOption(verifier))
+	if err != nil {
+		return nil, p.exchangeFailure(err)
+	}
+	raw, _ := token.Extra("id_token").(string)
+	if raw == "" {
+		return nil, providerWrong(errors.New("answer has no id_token"))
+	}
+	idToken, err := d.verifier.Verify(ctx, raw)
+	if err != nil {
+		p.forget()
+		return nil, providerWrong(fmt.Errorf("verify id_token: %w", err))
+	}
+	claims, err := checkIDToken(idToken, p.idp.ClientID, nonce, token.AccessToken)
+	if err != nil {
+		return nil, providerWrong(err)
+	}
+	if d.oidc.UserInfoEndpoint() != "" {
+		info, err := d.oidc.UserInfo(ctx, oauth2.StaticTokenSource(token))
+		if err != nil {
+			return nil, providerWrong(fmt.Errorf("userinfo: %w", briefly(err)))
+		}
+		if info.Subject != idToken.Subject {
+			return nil, providerWrong(errors.New("userinfo is about another subject"))
+		}
+		var more map[string]any
+		if err := info.Claims(&more); err != nil {
+			return nil, providerWrong(errors.New("userinfo is no JSON object"))
+		}
+		merge(claims, more)
+	}
+	claims = keep(claims)
+	if b, err := json.Marshal(claims); err != nil || len(b) > maxClaims {
+		return nil, providerWrong(errors.New("claims are too large"))
+	}
+	return &identity{subject: idToken.Subject, claims: claims, tokens: databroker.Tokens{
+		AccessToken: token.AccessToken, RefreshToken: token.RefreshToken, TokenType: token.TokenType,
+		IDToken: raw, ExpiresAt: token.Expiry,
+	}}, nil
+}
+
+// checkIDToken checks what the verifier does not.
+func checkIDToken(t *oidc.IDToken, clientID, nonce, access string) (map[string]any, error) {
+	if !equal(t.Nonce, nonce) {
+		return nil, errors.New("verify id_token: nonce is not the one of this sign-in")
+	}
+	if t.Subject == "" || len(t.Subject) > 255 {
+		return nil, errors.New("verify id_token: sub is empty or longer than 255 bytes")
+	}
+	if t.AccessTokenHash != "" {
+		if err := t.VerifyAccessToken(access); err != nil {
+			return nil, fmt.Errorf("verify id_token: %w", err)
+		}
+	}
+	var claims map[string]any
+	if err := t.Claims(&claims); err != nil {
+		return nil, errors.New("verify id_token: claims are no JSON object")
+	}
+	if azp, ok := claims["azp"]; ok && azp != clientID {
+		return nil, errors.New("verify id_token: azp is another client")
+	}
+	return claims, nil
+}
+
+// merge adds the claims of userinfo. A newer email takes the older one's
+// verification away unless it brings its own.
+func merge(claims, more map[string]any) {
+	if email, ok := more["email"]; ok && email != claims["email"] {
+		delete(claims, "email_verified")
+	}
+	for k, v := range more {
+		claims[k] = v
+	}
+}
+
+// keep drops the claims that are about the token, not about the person.
+//
+// An address that the provider says it has not verified must not open a door
+// that a policy opens for that address or its domain: it is kept, but under
+// unverified_email. A provider that says nothing about it is believed.
+func keep(claims map[string]any) map[string]any {
+	for _, k := range []string{"iss", "aud", "exp", "iat", "nbf", "jti", "nonce", "azp", "at_hash", "c_hash", "s_hash", "typ"} {
+		delete(claims, k)
+	}
+	delete(claims, "unverified_email")
+	if v, ok := claims["email_verified"]; ok && v != true && v != "true" {
+		if email, ok := claims["email"]; ok {
+			claims["unverified_email"] = email
+		}
+		delete(claims, "email")
+	}
+	return claims
+}
+
+func (p *provider) exchangeFailure(err error) error {
+	var answer *oauth2.RetrieveError
+	if !errors.As(err, &answer) || answer.Response == nil {
+		p.forget()
+		return providerDown(fmt.Errorf("exchange code: %w", briefly(err)))
+	}
+	// The answer's body may echo what we sent, so it is not for the log.
+	cause := fmt.Errorf("exchange code: provider answered %d %q", answer.Response.StatusCode, bounded(answer.ErrorCode, 64))
+	if answer.ErrorCode == "invalid_grant" {
+		return &failure{
+			status: http.StatusBadRequest, code: codeRefused, cause: cause,
+			title:   "Sign-in was not finished in time",
+			message: "The identity provider no longer accepts this sign-in: it was used already, or it took too long.",
+			remedy:  "Go back to the page you wanted and sign in again.",
+		}
+	}
+	p.forget()
+	return providerWrong(cause)
+}
+
+// forget has the next sign-in discover the provider anew.
+func (p *provider) forget() {
+	p.turn <- struct{}{}
+	p.stale = true
+	<-p.turn
+}
+
+func providerDown(cause error) *failure {
+	return &failure{
+		status: http.StatusServiceUnavailable, code: "provider-unavailable", retry: discoveryPause, cause: cause,
+		title:   "Sign-in is not available",
+		message: "The identity provider does not answer right now.",
+		remedy:  "Try again in a few seconds. Where you are signed in already, you stay so.",
+	}
+}
+
+func providerWrong(cause error) *failure {
+	return &failure{
+		status: http.StatusBadGateway, code: "provider-error", cause: cause,
+		title:   "The identity provider gave an answer that cannot be used",
+		message: "It answered, but not in a way that proves who you are, so nobody was signed in.",
+		remedy:  "Try again. If it happens again, tell the people who run this site; the log says why.",
+	}
+}
+
+// briefly keeps the start of an error: that of an HTTP answer goes on with
+// its body.
+func briefly(err error) error {
+	text := err.Error()
+	var transport *url.Error
+	if !errors.As(err, &transport) && len(text) > 4 && text[3] == ' ' && text[0] >= '1' && text[0] <= '5' {
+		status, _, _ := strings.Cut(text, ":")
+		return errors.New("provider answered " + bounded(status, 64))
+	}
+	return errors.New(bounded(text, 300))
+}
+
+// boundedBodies is a transport whose answers end after maxProviderDoc bytes.
+type boundedBodies struct{ next http.RoundTripper }
+
+func (t boundedBodies) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := t.next.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.LimitReader(resp.Body, maxProviderDoc), resp.Body}
+	return resp, nil
+}

@@ -1,0 +1,191 @@
+package authn
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/countersign/countersign/config"
+	"github.com/countersign/countersign/databroker"
+	"github.com/countersign/countersign/internal/signin"
+)
+
+// authenticated is the content of the authenticate host's own cookie.
+type authenticated struct {
+	SessionID string `json:"s"`
+	IDPID     string `json:"i"`
+	ExpiresAt int64  `json:"e"`
+}
+
+// authenticateURL is a page on the authenticate host.
+func (g *Generation) authenticateURL(path string) *url.URL {
+	return &url.URL{Scheme: g.cfg.AuthenticateURL.Scheme, Host: g.cfg.AuthenticateURL.Host, Path: path}
+}
+
+// link is the URL that the client asked for, as the signer of a link wrote it.
+func (g *Generation) link(r *http.Request) *url.URL {
+	u := &url.URL{Scheme: g.scheme(r), Host: r.Host, Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: r.URL.RawQuery}
+	if g.hosts.isAuthenticate(r.Host) {
+		u.Scheme, u.Host = g.cfg.AuthenticateURL.Scheme, g.cfg.AuthenticateURL.Host
+	}
+	return u
+}
+
+// scheme is https, unless we serve plain HTTP and Envoy says it was that.
+func (g *Generation) scheme(r *http.Request) string {
+	if g.cfg.Server.Insecure && r.Header.Get("X-Forwarded-Proto") == "http" {
+		return "http"
+	}
+	return "https"
+}
+
+// sameOrigin reports whether a request was made by a page of this very host.
+// Browsers send one of the two headers with every POST; what sends neither is
+// refused.
+func (g *Generation) sameOrigin(r *http.Request) bool {
+	if site := r.Header.Get("Sec-Fetch-Site"); site != "" {
+		return site == "same-origin"
+	}
+	u, err := url.Parse(r.Header.Get("Origin"))
+	return err == nil && u.Scheme == g.scheme(r) && sameHost(u.Host, r.Host)
+}
+
+// principal is who asks: a session or a service account.
+type principal struct {
+	session *databroker.Session
+	account *databroker.ServiceAccount
+}
+
+// principal returns who the credentials of a request to a route's host stand
+// for, or nil for nobody. An error means that we cannot know.
+func (s *Server) principal(g *Generation, r *http.Request) (*principal, error) {
+	if g.hosts.isAuthenticate(r.Host) {
+		session, err := s.authenticatedSession(g, r)
+		if session == nil || err != nil {
+			return nil, err
+		}
+		return &principal{session: session}, nil
+	}
+	h := r.Header
+	for _, p := range signin.Present(g.cfg.Cookie.Name, h["Cookie"], h.Get("X-Pomerium-Authorization"), h.Get("Authorization"), r.URL.RawQuery) {
+		c, err := g.keys.OpenCredential(p.Token, s.now())
+		if err != nil {
+			continue
+		}
+		switch c.Kind {
+		case signin.KindSession:
+			if session, err := s.liveSession(r.Context(), g, c.ID, c.IDPID); err != nil {
+				return nil, err
+			} else if session != nil {
+				return &principal{session: session}, nil
+			}
+		case signin.KindServiceAccount:
+			a, err := s.store.ServiceAccount(r.Context(), c.ID)
+			switch {
+			case errors.Is(err, databroker.ErrNotFound):
+			case err != nil:
+				return nil, storeDown("load service account", err)
+			case a.ExpiresAt.IsZero() || s.now().Before(a.ExpiresAt):
+				return &principal{account: a}, nil
+			}
+		}
+	}
+	return nil, nil
+}
+
+// authenticatedSession returns the session that the authenticate host's cookie
+// stands for, or nil.
+func (s *Server) authenticatedSession(g *Generation, r *http.Request) (*databroker.Session, error) {
+	for _, sealed := range signin.CookieValues(signin.AuthenticateCookieName(g.cfg.Cookie.Name), r.Header["Cookie"]) {
+		plain, err := g.keys.Open(signin.PurposeAuthenticateCookie, sealed, nil)
+		if err != nil {
+			continue
+		}
+		var a authenticated
+		if json.Unmarshal(plain, &a) != nil || !s.now().Before(time.Unix(a.ExpiresAt, 0)) {
+			continue
+		}
+		if session, err := s.liveSession(r.Context(), g, a.SessionID, a.IDPID); err != nil || session != nil {
+			return session, err
+		}
+	}
+	return nil, nil
+}
+
+// liveSession returns nil for a session that is gone, over, or another
+// provider's.
+func (s *Server) liveSession(ctx context.Context, g *Generation, id, idpID string) (*databroker.Session, error) {
+	if !equal(idpID, g.idpID) {
+		return nil, nil
+	}
+	session, err := s.store.Session(ctx, id)
+	switch {
+	case errors.Is(err, databroker.ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, storeDown("load session", err)
+	case session.IDPID != g.idpID || !s.now().Before(session.ExpiresAt):
+		return nil, nil
+	}
+	return session, nil
+}
+
+func storeDown(operation string, err error) *failure {
+	return unavailable("databroker-unavailable", fmt.Errorf("%s: %w", operation, err))
+}
+
+// authenticateCookie keeps a person signed in at the authenticate host.
+func (g *Generation) authenticateCookie(session *databroker.Session) (*http.Cookie, error) {
+	plain, err := json.Marshal(authenticated{session.ID, session.IDPID, session.ExpiresAt.Unix()})
+	if err != nil {
+		return nil, fmt.Errorf("seal authenticate cookie: %w", err)
+	}
+	return &http.Cookie{
+		Name: signin.AuthenticateCookieName(g.cfg.Cookie.Name), Value: g.keys.Seal(signin.PurposeAuthenticateCookie, plain, nil),
+		Path: "/", Expires: session.ExpiresAt, Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+	}, nil
+}
+
+// sessionToken is the credential for a session.
+func (s *Server) sessionToken(g *Generation, session *databroker.Session) (string, error) {
+	return g.keys.MintSession(signin.SessionToken{
+		SessionID: session.ID, IDPID: session.IDPID, IssuedAt: s.now(), ExpiresAt: session.ExpiresAt,
+	})
+}
+
+// sessionCookie is the cookie of a route's host.
+func (g *Generation) sessionCookie(token string, expires time.Time) *http.Cookie {
+	return &http.Cookie{
+		Name: g.cfg.Cookie.Name, Value: token, Path: "/", Domain: g.cfg.Cookie.Domain, Expires: expires,
+		Secure: true, HttpOnly: g.cfg.Cookie.HTTPOnly, SameSite: sameSite(g.cfg.Cookie),
+	}
+}
+
+// dropSessionCookies deletes the session cookie, also one from before
+// cookie_domain was set.
+func (g *Generation) dropSessionCookies(w http.ResponseWriter) {
+	c := signin.DeleteCookie(g.cfg.Cookie.Name)
+	c.HttpOnly, c.SameSite = g.cfg.Cookie.HTTPOnly, sameSite(g.cfg.Cookie)
+	http.SetCookie(w, c)
+	if g.cfg.Cookie.Domain != "" {
+		c.Domain = g.cfg.Cookie.Domain
+		http.SetCookie(w, c)
+	}
+}
+
+func sameSite(c config.Cookie) http.SameSite {
+	switch strings.ToLower(c.SameSite) {
+	case "strict":
+		return http.SameSiteStrictMode
+	case "lax":
+		return http.SameSiteLaxMode
+	case "none":
+		return http.SameSiteNoneMode
+	}
+	return http.SameSiteDefaultMode
+}

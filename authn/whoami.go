@@ -1,0 +1,168 @@
+package authn
+
+import (
+	"encoding/json"
+	"net/http"
+	"sort"
+	"strconv"
+	"strings"
+
+	"github.com/countersign/countersign/internal/pages"
+)
+
+// whoami is the page about the person who looks at it. It shows claims, never
+// a token.
+func (s *Server) whoami(g *Generation, w http.ResponseWriter, r *http.Request) error {
+	who, err := s.principal(g, r)
+	if err != nil {
+		return err
+	}
+	page := pages.Identity{Host: bounded(r.Host, 255), RequestID: requestID(r)}
+	switch {
+	case who == nil:
+		if !g.hosts.isAuthenticate(r.Host) {
+			page.Actions = []pages.Action{{Label: "Open " + page.Host, URL: "/"}}
+		}
+	case who.account != nil:
+		page.SignedIn, page.UserID = true, who.account.UserID
+		page.Since, page.Expires = who.account.CreatedAt, who.account.ExpiresAt
+	default:
+		c := who.session.Claims
+		page.SignedIn, page.UserID = true, who.session.UserID
+		page.Name, page.Email, page.Groups = text(c["name"]), text(c["email"]), list(c["groups"])
+		if unverified := text(c["unverified_email"]); page.Email == "" && unverified != "" {
+			page.Email, page.EmailUnverified = unverified, true
+		}
+		page.Since, page.Expires = who.session.CreatedAt, who.session.ExpiresAt
+		page.Claims = claimRows(c)
+		page.Actions = []pages.Action{{Label: "Sign out", URL: signOutPath, Post: true}}
+	}
+	writePage(w, r, http.StatusOK, page.HTML(), g.formTargets()...)
+	return nil
+}
+
+func claimRows(claims map[string]any) []pages.Detail {
+	rows := make([]pages.Detail, 0, len(claims))
+	for name, v := range claims {
+		rows = append(rows, pages.Detail{Label: name, Value: display(v)})
+	}
+	sort.Slice(rows, func(i, j int) bool { return rows[i].Label < rows[j].Label })
+	return rows
+}
+
+func display(v any) string {
+	switch v := v.(type) {
+	case string:
+		return v
+	case []any, map[string]any:
+		if l := list(v); len(l) > 0 {
+			return strings.Join(l, ", ")
+		}
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}
+
+// list reads a claim that is a string or a list of strings; anything else in
+// it is left out.
+func list(v any) []string {
+	switch v := v.(type) {
+	case string:
+		if v == "" {
+			return nil
+		}
+		return []string{v}
+	case []any:
+		var out []string
+		for _, e := range v {
+			if s, ok := e.(string); ok {
+				out = append(out, s)
+			}
+		}
+		return out
+	}
+	return nil
+}
+
+// user is the assertion's claims for scripts of the page's own host.
+func (s *Server) user(g *Generation, w http.ResponseWriter, r *http.Request) error {
+	who, err := s.principal(g, r)
+	if err != nil {
+		return err
+	}
+	if who == nil {
+		writeUnauthenticated(w, r)
+		return nil
+	}
+	body := map[string]any{"groups": []string{}, "email": "", "name": ""}
+	for _, h := range g.cfg.Assertion.ClaimHeaders {
+		body[h.Claim] = ""
+	}
+	if who.account != nil {
+		body["sub"], body["user"], body["sid"] = who.account.UserID, who.account.UserID, who.account.ID
+		writeJSON(w, r, http.StatusOK, body)
+		return nil
+	}
+	c := who.session.Claims
+	for _, h := range g.cfg.Assertion.ClaimHeaders {
+		body[h.Claim] = strings.Join(values(claimAt(c, h.Claim)), ",")
+	}
+	if groups := list(c["groups"]); groups != nil {
+		body["groups"] = groups
+	} else {
+		body["groups"] = []string{}
+	}
+	body["sub"], body["user"], body["sid"] = who.session.UserID, who.session.UserID, who.session.ID
+	body["email"], body["name"] = text(c["email"]), text(c["name"])
+	for _, name := range []string{"iss", "aud", "exp", "iat", "jti"} {
+		delete(body, name)
+	}
+	writeJSON(w, r, http.StatusOK, body)
+	return nil
+}
+
+// claimAt follows a path such as address/country.
+func claimAt(claims map[string]any, path string) any {
+	if v, ok := claims[path]; ok {
+		return v
+	}
+	i := strings.IndexAny(path, "/.")
+	if i < 0 {
+		return nil
+	}
+	if inner, isMap := claims[path[:i]].(map[string]any); isMap {
+		return claimAt(inner, path[i+1:])
+	}
+	return nil
+}
+
+func values(v any) []string {
+	switch v := v.(type) {
+	case nil:
+		return nil
+	case string:
+		return []string{v}
+	case []any:
+		out := make([]string, 0, len(v))
+		for _, e := range v {
+			out = append(out, values(e)...)
+		}
+		return out
+	case float64:
+		return []string{strconv.FormatFloat(v, 'f', -1, 64)}
+	case bool:
+		return []string{strconv.FormatBool(v)}
+	}
+	return nil
+}
+
+func writeUnauthenticated(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("WWW-Authenticate", challenge)
+	writeJSON(w, r, http.StatusUnauthorized, map[string]any{
+		"status": http.StatusUnauthorized, "error": "user-unauthenticated",
+		"message": "Nobody is signed in.", "request_id": requestID(r),
+	})
+}

@@ -1,0 +1,272 @@
+package authn_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/cookiejar"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/countersign/countersign/assertion"
+	"github.com/countersign/countersign/authn"
+	"github.com/countersign/countersign/authn/authntest"
+	"github.com/countersign/countersign/config"
+	"github.com/countersign/countersign/databroker"
+	"github.com/countersign/countersign/databroker/databrokertest"
+	"github.com/countersign/countersign/internal/signin"
+)
+
+const (
+	app     = "https://app.example.com"
+	other   = "https://other.example.com"
+	auth    = "https://auth.example.com"
+	welcome = "the application"
+)
+
+// world is a deployment without Envoy: a gate stands for authz, and a browser
+// reaches everything through a transport that knows the names.
+type world struct {
+	t      testing.TB
+	cfg    *config.Config
+	idp    *authntest.Provider
+	keys   *signin.Keys
+	ring   *assertion.KeyRing
+	store  *databrokertest.Faulty
+	log    *logBuffer
+	offset atomic.Int64
+
+	server atomic.Pointer[authn.Server]
+}
+
+func newWorld(t testing.TB, change ...func(*config.Config)) *world {
+	t.Helper()
+	w := &world{t: t, idp: authntest.NewProvider(t), log: &logBuffer{}}
+	w.store = &databrokertest.Faulty{Store: databroker.NewMemory(databroker.MemoryConfig{Now: w.now})}
+	w.cfg = &config.Config{
+		Cookie:          config.Cookie{Name: "_pomerium", HTTPOnly: true, Expire: 14 * time.Hour},
+		Server:          config.Server{Address: ":443"},
+		AuthenticateURL: mustURL(t, auth),
+		IDP: config.IdentityProvider{Provider: "oidc", URL: w.idp.URL, ClientID: authntest.ClientID, ClientSecret: authntest.ClientSecret,
+			Scopes: []string{"openid", "profile", "email", "offline_access"}},
+		ProgrammaticRedirectDomains: []string{"localhost"},
+		Routes: []*config.Route{
+			{ID: "1", From: app, Host: "app.example.com"},
+			{ID: "2", From: other, Host: "other.example.com"},
+			{ID: "3", From: "https://*.wild.example.com", Host: "*.wild.example.com"},
+		},
+	}
+	for _, f := range change {
+		f(w.cfg)
+	}
+	var err error
+	if w.keys, err = signin.NewKeys(bytes.Repeat([]byte("s"), 32), bytes.Repeat([]byte("c"), 32)); err != nil {
+		t.Fatal(err)
+	}
+	pem, err := assertion.GenerateSigningKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.ring, err = assertion.ParseSigningKey(pem); err != nil {
+		t.Fatal(err)
+	}
+	w.restart()
+	return w
+}
+
+func (w *world) now() time.Time { return time.Now().Add(time.Duration(w.offset.Load())) }
+
+// restart replaces the server by a new one with the same keys and store.
+func (w *world) restart() {
+	w.t.Helper()
+	s := authn.New(authn.Config{Store: w.store, Log: slog.New(slog.NewJSONHandler(w.log, nil)), Now: w.now, HTTPClient: w.idp.Client()})
+	g, err := s.Build(w.cfg, w.keys, w.ring)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	s.Publish(g)
+	w.server.Store(s)
+}
+
+// gate does what Envoy and authz do: internal paths and the authenticate host
+// go to authn, and who has no session is sent to sign in.
+func (w *world) gate(rw http.ResponseWriter, r *http.Request) {
+	internal := r.URL.Path == "/ping" || r.URL.Path == "/healthz" || r.URL.Path == "/.pomerium" ||
+		strings.HasPrefix(r.URL.Path, "/.pomerium/") || strings.HasPrefix(r.URL.Path, "/.well-known/pomerium")
+	if internal || "https://"+r.Host == auth {
+		w.server.Load().ServeHTTP(rw, r)
+		return
+	}
+	for _, p := range signin.Present("_pomerium", r.Header["Cookie"], "", "", "") {
+		if c, err := w.keys.OpenCredential(p.Token, w.now()); err == nil {
+			if _, err := w.store.Store.Session(r.Context(), c.ID); err == nil {
+				_, _ = io.WriteString(rw, welcome+" "+r.URL.RequestURI())
+				return
+			}
+		}
+	}
+	flow, err := signin.NewFlow(strings.NewReader(strings.Repeat(randomText(), 3)), w.now())
+	if err != nil {
+		w.t.Error(err)
+	}
+	for _, c := range signin.StaleFlows("_pomerium", r.Header["Cookie"], w.now(), signin.MaxPending-1) {
+		http.SetCookie(rw, c)
+	}
+	http.SetCookie(rw, flow.Cookie("_pomerium"))
+	target := &url.URL{Scheme: "https", Host: r.Host, Path: r.URL.Path, RawQuery: r.URL.RawQuery}
+	http.Redirect(rw, r, w.keys.SignInURL(w.cfg.AuthenticateURL, target, w.cfg.IDP.ID(), flow.Hash(), w.now()), http.StatusFound)
+}
+
+// RoundTrip serves our hosts in process and leaves the rest to the network.
+func (w *world) RoundTrip(r *http.Request) (*http.Response, error) {
+	if !strings.HasSuffix(r.URL.Hostname(), ".example.com") {
+		return w.idp.Client().Transport.RoundTrip(r)
+	}
+	in := r.Clone(r.Context())
+	in.Host, in.RequestURI = r.URL.Host, r.URL.RequestURI()
+	if in.Body == nil {
+		in.Body = http.NoBody
+	}
+	in.Header.Set("X-Request-Id", "request-1")
+	in.Header.Set("X-Forwarded-Proto", "https")
+	rec := httptest.NewRecorder()
+	w.gate(rec, in)
+	resp := rec.Result()
+	resp.Request = r
+	return resp, nil
+}
+
+// browser is one person's browser: a cookie jar that follows redirects.
+type browser struct {
+	*http.Client
+	w *world
+	// stop ends a walk of redirects before the first URL it likes.
+	stop func(*url.URL) bool
+}
+
+func (w *world) browser() *browser {
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	b := &browser{w: w}
+	b.Client = &http.Client{Jar: jar, Transport: w, CheckRedirect: func(r *http.Request, via []*http.Request) error {
+		if b.stop != nil && b.stop(r.URL) || len(via) > 25 {
+			return http.ErrUseLastResponse
+		}
+		return nil
+	}}
+	return b
+}
+
+// page is an answer with its body read.
+type page struct {
+	*http.Response
+	body string
+}
+
+func (b *browser) get(to string, header ...string) page {
+	b.w.t.Helper()
+	r, err := http.NewRequestWithContext(context.Background(), http.MethodGet, to, nil)
+	if err != nil {
+		b.w.t.Fatal(err)
+	}
+	return b.do(r, header...)
+}
+
+func (b *browser) post(to string, form url.Values, header ...string) page {
+	b.w.t.Helper()
+	r, err := http.NewRequestWithContext(context.Background(), http.MethodPost, to, strings.NewReader(form.Encode()))
+	if err != nil {
+		b.w.t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	return b.do(r, header...)
+}
+
+func (b *browser) do(r *http.Request, header ...string) page {
+	b.w.t.Helper()
+	for i := 0; i+1 < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	resp, err := b.Do(r)
+	if err != nil {
+		b.w.t.Fatalf("%s %s: %v", r.Method, r.URL, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		b.w.t.Fatal(err)
+	}
+	return page{resp, string(body)}
+}
+
+// until follows redirects from to and returns the first URL whose path is
+// path, without opening it.
+func (b *browser) until(path, to string) string {
+	b.w.t.Helper()
+	b.stop = func(u *url.URL) bool { return u.Path == path }
+	defer func() { b.stop = nil }()
+	p := b.get(to)
+	if p.StatusCode != http.StatusFound {
+		b.w.t.Fatalf("from %s: got status %d, want a redirect to %s\n%s", to, p.StatusCode, path, p.body)
+	}
+	return p.Header.Get("Location")
+}
+
+func (b *browser) cookie(at, name string) *http.Cookie {
+	for _, c := range b.Jar.Cookies(mustURL(b.w.t, at)) {
+		if c.Name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+func (p page) want(t testing.TB, status int, texts ...string) {
+	t.Helper()
+	if p.StatusCode != status {
+		t.Errorf("%s: got status %d, want %d\n%s", p.Request.URL, p.StatusCode, status, p.body)
+	}
+	for _, text := range texts {
+		if !strings.Contains(p.body, text) {
+			t.Errorf("%s: page lacks %q\n%s", p.Request.URL, text, p.body)
+		}
+	}
+}
+
+func mustURL(t testing.TB, s string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+var errFault = errors.New("the disk is on fire")
+
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}

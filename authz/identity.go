@@ -1,0 +1,226 @@
+package authz
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/countersign/countersign/databroker"
+	"github.com/countersign/countersign/internal/signin"
+	"github.com/countersign/countersign/policy"
+)
+
+const (
+	// maxIdentities bounds the sessions and accounts kept in memory.
+	maxIdentities = 10_000
+	// fetchTimeout bounds one question to the store, or for an issuer's keys, so
+	// that a client gets our answer and not Envoy's timeout.
+	fetchTimeout = 2 * time.Second
+	// minGrace is how long the feed may be silent before we stop to trust what
+	// we remember, however short databroker_outage_grace is. It spans several
+	// heartbeats.
+	minGrace = time.Second
+)
+
+// identity is one session or service account as the store last had it. It is
+// immutable but for what is remembered about it, and is replaced whole when its
+// record changes: whatever hangs on it is about this revision.
+type identity struct {
+	// missing remembers that the store has no such record.
+	missing bool
+
+	principal policy.Principal
+	name      string
+	// idpID is that of a session.
+	idpID string
+	// expiresAt is zero for an account that does not expire.
+	expiresAt time.Time
+
+	verdicts   memo[verdictKey, *verdict]
+	assertions memo[assertionKey, *minted]
+}
+
+func (i *identity) live(now time.Time) bool {
+	return !i.missing && (i.expiresAt.IsZero() || now.Before(i.expiresAt))
+}
+
+func sessionIdentity(s *databroker.Session) *identity {
+	p := policy.Principal{ID: s.ID, UserID: s.UserID, Claims: s.Claims, Groups: texts(s.Claims["groups"])}
+	// An address that the provider does not vouch for is nobody's: who may
+	// write anything there must not pass for someone.
+	if v := s.Claims["email_verified"]; v != false && v != "false" {
+		p.Email, _ = s.Claims["email"].(string)
+	}
+	return &identity{
+		principal: p,
+		name:      joined(s.Claims["name"]),
+		idpID:     s.IDPID,
+		expiresAt: s.ExpiresAt,
+	}
+}
+
+// accountIdentity has no address, groups or claims: an account inherits nothing
+// from a user of the same id.
+func accountIdentity(a *databroker.ServiceAccount) *identity {
+	return &identity{
+		principal: policy.Principal{ID: a.ID, UserID: a.UserID, ServiceAccount: true},
+		expiresAt: a.ExpiresAt,
+	}
+}
+
+// identities remembers what the store said, for as long as the change feed
+// vouches for it.
+type identities struct {
+	store databroker.Store
+	now   func() time.Time
+	known *cache[*identity]
+	// contact is when the feed last knew that it had missed nothing, in
+	// nanoseconds; 0 for never.
+	contact atomic.Int64
+
+	mu      sync.Mutex
+	flights map[string]*flight
+}
+
+// flight is one question to the store that several requests may wait for.
+type flight struct {
+	done chan struct{}
+	id   *identity
+	err  error
+	// stale is set, under the lock of identities, when the record changed
+	// while the store was being asked: the answer may be the old one.
+	stale bool
+}
+
+func newIdentities(store databroker.Store, now func() time.Time) *identities {
+	return &identities{
+		store:   store,
+		now:     now,
+		known:   newCache[*identity](maxIdentities),
+		flights: map[string]*flight{},
+	}
+}
+
+// recordKey names a record in the cache.
+func recordKey(kind databroker.Kind, id string) string {
+	if kind == databroker.KindServiceAccount {
+		return "a" + id
+	}
+	return "s" + id
+}
+
+// lookup returns the record that a credential names; one that the store does
+// not have is an identity too, a missing one. An error means that the store
+// could not be asked and that what we remember, if anything, is older than grace.
+func (c *identities) lookup(ctx context.Context, kind signin.Kind, id string, grace time.Duration) (*identity, error) {
+	record := databroker.KindSession
+	if kind == signin.KindServiceAccount {
+		record = databroker.KindServiceAccount
+	}
+	key := recordKey(record, id)
+	if known, ok := c.known.get(key); ok && c.trusted(grace) {
+		return known, nil
+	}
+	return c.fetch(ctx, record, id, key)
+}
+
+func (c *identities) trusted(grace time.Duration) bool {
+	contact := c.contact.Load()
+	return contact != 0 && c.now().Sub(time.Unix(0, contact)) <= max(grace, minGrace)
+}
+
+func (c *identities) fetch(ctx context.Context, kind databroker.Kind, id, key string) (*identity, error) {
+	for {
+		c.mu.Lock()
+		f, flying := c.flights[key]
+		if !flying {
+			f = &flight{done: make(chan struct{}), err: errors.New("store gave no answer")}
+			c.flights[key] = f
+		}
+		c.mu.Unlock()
+		if !flying {
+			c.fly(ctx, f, kind, id, key)
+			return f.id, f.err
+		}
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for %s: %w", kind, ctx.Err())
+		}
+		// Who asked may have gone away; that is no answer to us.
+		if !errors.Is(f.err, context.Canceled) {
+			return f.id, f.err
+		}
+	}
+}
+
+// fly asks the store and remembers its answer unless the record changed
+// meanwhile.
+func (c *identities) fly(ctx context.Context, f *flight, kind databroker.Kind, id, key string) {
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.flights[key] == f {
+			delete(c.flights, key)
+		}
+		if f.err == nil && !f.stale {
+			c.known.put(key, f.id)
+		}
+		close(f.done)
+	}()
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	f.id, f.err = c.load(ctx, kind, id)
+}
+
+func (c *identities) load(ctx context.Context, kind databroker.Kind, id string) (*identity, error) {
+	var found *identity
+	var err error
+	if kind == databroker.KindServiceAccount {
+		var a *databroker.ServiceAccount
+		if a, err = c.store.ServiceAccount(ctx, id); err == nil {
+			found = accountIdentity(a)
+		}
+	} else {
+		var s *databroker.Session
+		if s, err = c.store.Session(ctx, id); err == nil {
+			found = sessionIdentity(s)
+		}
+	}
+	if errors.Is(err, databroker.ErrNotFound) {
+		found, err = &identity{missing: true}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load %s: %w", kind, err)
+	}
+	return found, nil
+}
+
+// changed forgets a record.
+func (c *identities) changed(kind databroker.Kind, id string) {
+	if kind == databroker.KindUser {
+		return // sessions carry their own claims
+	}
+	key := recordKey(kind, id)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f := c.flights[key]; f != nil {
+		f.stale = true
+		delete(c.flights, key)
+	}
+	c.known.drop(key)
+}
+
+// forget forgets every record.
+func (c *identities) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, f := range c.flights {
+		f.stale = true
+		delete(c.flights, key)
+	}
+	c.known.clear()
+}

@@ -1,0 +1,282 @@
+package authz
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/countersign/countersign/internal/pages"
+	"github.com/countersign/countersign/internal/signin"
+	"github.com/countersign/countersign/policy"
+)
+
+// retryAfter is how many seconds a client is asked to wait when we could not
+// find out.
+const retryAfter = "5"
+
+// answer is what an outcome looks like to a client, whatever the form.
+type answer struct {
+	status int
+	code   codes.Code
+	// name is what programs branch on.
+	name           string
+	title, message string
+}
+
+func answerTo(o Outcome) answer {
+	switch o {
+	case NoRoute:
+		return answer{http.StatusNotFound, codes.Unimplemented, "no-such-route",
+			"Nothing here", "No application is served at this address."}
+	case Forbidden:
+		return answer{http.StatusForbidden, codes.PermissionDenied, "forbidden",
+			"Access denied", "The policy of this application does not let this request through."}
+	case SignIn:
+		return answer{http.StatusUnauthorized, codes.Unauthenticated, "unauthenticated",
+			"Sign in first", "This application is for people who have signed in."}
+	default:
+		return answer{http.StatusServiceUnavailable, codes.Unavailable, "unavailable",
+			"Temporarily unavailable", "It could not be established who you are. Nothing was changed; try again shortly."}
+	}
+}
+
+// deny writes the answer to a request that goes no further. p is nil where no
+// configuration was published or something panicked.
+func (s *Server) deny(p *published, r *request, c *ruling) *response {
+	a := answerTo(c.outcome)
+	resp := &response{Code: a.code, Status: a.status, Header: []field{
+		{"cache-control", "no-store"},
+		{"vary", "Accept, Authorization, Cookie, Sec-Fetch-Mode, X-Pomerium-Authorization"},
+	}}
+	if robots(r) && c.outcome != Unavailable {
+		resp.Status = http.StatusOK
+		resp.add("x-pomerium-intercepted-response", "true")
+		resp.add("content-type", "text/plain; charset=utf-8")
+		resp.Body = []byte("User-agent: *\nDisallow: /\n")
+		return resp
+	}
+	var link string
+	switch c.outcome {
+	case Unavailable:
+		resp.add("retry-after", retryAfter)
+	case SignIn:
+		challenge := `Bearer realm="countersign"`
+		if r.bringsToken() {
+			challenge += `, error="invalid_token"`
+		} else if r.startsFlow() {
+			flow, cookies, err := s.startFlow(p.Generation, r)
+			if err != nil {
+				c.outcome, c.err = Unavailable, err
+				return s.deny(p, r, c)
+			}
+			link = flow
+			resp.Header = append(resp.Header, cookies...)
+		}
+		if link != "" && r.navigation() {
+			resp.Status = http.StatusFound
+			resp.add("location", link)
+			return resp
+		}
+		resp.add("www-authenticate", challenge)
+	}
+	resp.add("x-pomerium-intercepted-response", "true")
+	s.body(resp, a, r, c, link)
+	resp.Body = bytes.ToValidUTF8(resp.Body, nil)
+	return resp
+}
+
+func robots(r *request) bool {
+	path, _ := splitPath(r.Path)
+	return path == "/robots.txt" && (r.Method == "GET" || r.Method == "HEAD")
+}
+
+// body writes the answer in the form that the client reads.
+func (s *Server) body(resp *response, a answer, r *request, c *ruling, link string) {
+	switch r.format() {
+	case grpcFormat:
+		// A gRPC client looks for its status in the headers of a 200 (a
+		// "Trailers-Only" answer).
+		resp.Status = http.StatusOK
+		resp.Header = append(resp.Header,
+			field{"content-type", headerSafe(r.ContentType)},
+			field{"grpc-status", strconv.Itoa(int(a.code))},
+			field{"grpc-message", url.PathEscape(a.name + ": " + a.message + " (request " + r.shownID() + ")")})
+	case htmlFormat:
+		resp.Header = append(resp.Header, s.page...)
+		resp.Body = notice(a, c, r, link).HTML()
+	case jsonFormat:
+		resp.Header = append(resp.Header, field{"content-type", "application/json"})
+		resp.Body = jsonBody(a, c, r)
+	default:
+		resp.Header = append(resp.Header, field{"content-type", "text/plain; charset=utf-8"})
+		resp.Body = plainBody(a, c, r)
+	}
+}
+
+// explain names the rules that refused, in words for whoever was refused.
+func explain(c *ruling, r *request) []string {
+	if c.outcome == SignIn && r.Fetch.Mode == "cors" && len(r.Cookies) == 0 {
+		return []string{"No cookie came with this request. A page of another host sends them only if it fetches with credentials: include."}
+	}
+	if c.outcome != Forbidden || c.verdict == nil {
+		return nil
+	}
+	var out []string
+	for _, r := range c.verdict.refusals {
+		if line := sentence(r); !slices.Contains(out, line) {
+			out = append(out, line)
+		}
+	}
+	if len(out) == 0 {
+		out = append(out, "No rule of the policy allows anyone.")
+	}
+	return out
+}
+
+func sentence(r policy.Reason) string {
+	s := "Required: " + r.Rule
+	if r.Action == "deny" {
+		s = "Refused where: " + r.Rule
+	}
+	if r.Had != "" {
+		s += fmt.Sprintf(" (yours: %s)", r.Had)
+	}
+	return s
+}
+
+func codeList(c *ruling) []string {
+	out := []string{}
+	switch {
+	case c.verdict == nil:
+	case c.outcome == Forbidden:
+		for _, r := range c.verdict.refusals {
+			if !slices.Contains(out, r.Code) {
+				out = append(out, r.Code)
+			}
+		}
+	case c.outcome == SignIn:
+		out = append(out, "user-unauthenticated")
+	}
+	return out
+}
+
+func notice(a answer, c *ruling, r *request, link string) pages.Notice {
+	n := pages.Notice{Status: a.status, Title: a.title, Message: a.message, Reasons: explain(c, r), RequestID: r.shownID()}
+	if c.route != nil && c.outcome == Forbidden {
+		if c.who != nil {
+			n.Details = append(n.Details, pages.Detail{Label: "Signed in as", Value: whose(c.who)})
+			n.Remedy = "If you have another account that may enter, sign out and sign in with it. Otherwise ask whoever runs this application."
+		}
+		n.Actions = append(n.Actions, pages.Action{Label: "Who am I?", URL: "/.pomerium/"})
+	}
+	if link != "" {
+		n.Actions = append(n.Actions, pages.Action{Label: "Sign in", URL: link})
+	}
+	return n
+}
+
+func whose(who *identity) string {
+	if who.principal.Email != "" {
+		return who.principal.Email
+	}
+	return who.principal.UserID
+}
+
+func jsonBody(a answer, c *ruling, r *request) []byte {
+	body, err := json.Marshal(struct {
+		Error     string   `json:"error"`
+		Code      string   `json:"code"`
+		Status    int      `json:"status"`
+		Reasons   []string `json:"reasons"`
+		Details   []string `json:"details,omitempty"`
+		RequestID string   `json:"request_id"`
+	}{a.message, a.name, a.status, codeList(c), explain(c, r), r.shownID()})
+	if err != nil {
+		return []byte("{}")
+	}
+	return append(body, '\n')
+}
+
+func plainBody(a answer, c *ruling, r *request) []byte {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d %s: %s\n", a.status, a.name, a.message)
+	for _, line := range explain(c, r) {
+		fmt.Fprintln(&b, line)
+	}
+	fmt.Fprintf(&b, "request id: %s\n", r.shownID())
+	return []byte(b.String())
+}
+
+// shownID is the request's id for people to read; a client may have chosen it.
+func (r *request) shownID() string {
+	return strings.Map(func(c rune) rune {
+		if c < ' ' || c == 0x7f || c == utf8.RuneError {
+			return -1
+		}
+		return c
+	}, r.ID)
+}
+
+// pageHeader is pages.Header in a fixed order. Cache-Control is set for every
+// form already.
+func pageHeader() []field {
+	var out []field
+	for name, values := range pages.Header() {
+		if name != "Cache-Control" {
+			out = append(out, field{strings.ToLower(name), values[0]})
+		}
+	}
+	slices.SortFunc(out, func(a, b field) int { return strings.Compare(a.name, b.name) })
+	return out
+}
+
+// startsFlow reports whether somebody may follow a sign-in link from here. A
+// script's request starts none: it would only pile up cookies.
+func (r *request) startsFlow() bool {
+	return r.navigation() || r.format() == htmlFormat && !r.Fetch.Scripted && (!r.Fetch.Sent || r.Fetch.Mode == "navigate")
+}
+
+// startFlow makes a sign-in link and the cookies that bind it to this browser.
+func (s *Server) startFlow(g *Generation, r *request) (link string, cookies []field, err error) {
+	if g.authenticate == nil {
+		return "", nil, fmt.Errorf("start sign-in: no authenticate_service_url")
+	}
+	now := s.now()
+	flow, err := signin.NewFlow(s.rand, now)
+	if err != nil {
+		return "", nil, fmt.Errorf("start sign-in: %w", err)
+	}
+	link = g.keys.SignInURL(g.authenticate, r.target(), g.idpID, flow.Hash(), now)
+	set := append([]*http.Cookie{flow.Cookie(g.cookieName)},
+		signin.StaleFlows(g.cookieName, r.Cookies, now, signin.MaxPending-1)...)
+	for _, c := range set {
+		cookies = append(cookies, field{"set-cookie", c.String()})
+	}
+	return link, cookies, nil
+}
+
+// target is where the sign-in ends: what was asked for, without a token, or the
+// host's root where that is too long to carry around.
+func (r *request) target() *url.URL {
+	u := &url.URL{Scheme: r.Scheme, Host: r.Host, Path: "/"}
+	if u.Scheme != "http" {
+		u.Scheme = "https"
+	}
+	path, _ := stripPath(r.Path)
+	if len(path) > signin.MaxRedirect/2 {
+		return u
+	}
+	plain, query := splitPath(path)
+	if decoded, err := url.PathUnescape(plain); err == nil && strings.HasPrefix(plain, "/") {
+		u.Path, u.RawPath, u.RawQuery = decoded, plain, text8(query)
+	}
+	return u
+}

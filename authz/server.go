@@ -1,0 +1,217 @@
+// Package authz answers Envoy's ext_authz checks: it finds the route that Envoy
+// chose, who is asking, and what the route's policy says of them, and returns
+// the headers to send on or the answer to give instead.
+//
+// It matches no paths (Envoy names the route), signs nobody in (package authn
+// does), and writes nothing to the store. What it publishes is immutable and
+// loaded once per check. On the way of a request whose session is known there
+// is no lock and no I/O: sessions, decisions, assertions and verified
+// assertions of others are remembered under keys that hold all they depend on,
+// and each memory is bounded.
+//
+// Everything unforeseen, a panic and an ended context included, is the outcome
+// Unavailable, which lets nobody through and asks nobody to sign in.
+package authz
+
+import (
+	"context"
+	"crypto/rand"
+	"io"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc"
+
+	"github.com/countersign/countersign/databroker"
+)
+
+// Config is what a Server needs. Store is required; the others have useful zero
+// values.
+type Config struct {
+	// Store has the sessions and service accounts.
+	Store databroker.Store
+	// Log gets one line per decision, at level info. Nil logs nothing.
+	Log *slog.Logger
+	// Now is time.Now if nil.
+	Now func() time.Time
+	// Rand draws the nonces of sign-ins; crypto/rand if nil.
+	Rand io.Reader
+	// HTTPClient fetches the keys of original_user_context_issuers. Nil is a
+	// client of the package assertion's own.
+	HTTPClient *http.Client
+}
+
+// Server is an authorization server. Until the first Publish it answers every
+// check with Unavailable.
+type Server struct {
+	authv3.UnimplementedAuthorizationServer
+
+	identities *identities
+	log        *slog.Logger
+	now        func() time.Time
+	rand       io.Reader
+	client     *http.Client
+	page       []field
+
+	published atomic.Pointer[published]
+	// publishing orders Publish and Retire.
+	publishing sync.Mutex
+	ids        atomic.Uint64
+	counts     counts
+}
+
+// published is what a check sees, all of it at once.
+type published struct {
+	*Generation
+	// gone are routes of earlier generations that an Envoy may still name.
+	gone map[string]*route
+}
+
+func (p *published) route(id string) *route {
+	if r, ok := p.routes[id]; ok {
+		return r
+	}
+	return p.gone[id]
+}
+
+// New returns a server that knows no route yet.
+func New(c Config) *Server {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Reader
+	}
+	return &Server{
+		identities: newIdentities(c.Store, c.Now),
+		log:        c.Log,
+		now:        c.Now,
+		rand:       c.Rand,
+		client:     c.HTTPClient,
+		page:       pageHeader(),
+	}
+}
+
+// Publish makes checks use g from now on. Routes that g no longer has keep
+// their policies until Retire, for Envoys that have not heard of g yet; a route
+// that it has uses g's at once.
+func (s *Server) Publish(g *Generation) {
+	s.publishing.Lock()
+	defer s.publishing.Unlock()
+	next := &published{Generation: g, gone: map[string]*route{}}
+	if old := s.published.Load(); old != nil {
+		for _, routes := range [2]map[string]*route{old.gone, old.routes} {
+			for id, r := range routes {
+				if g.routes[id] == nil {
+					next.gone[id] = r
+				}
+			}
+		}
+	}
+	s.published.Store(next)
+}
+
+// Retire forgets the routes that only earlier generations had: a check that
+// names one gets NoRoute.
+func (s *Server) Retire() {
+	s.publishing.Lock()
+	defer s.publishing.Unlock()
+	if now := s.published.Load(); now != nil {
+		s.published.Store(&published{Generation: now.Generation})
+	}
+}
+
+// Check implements Envoy's authorization service for callers in the process. A
+// gRPC server uses Register, which spares the protobuf types.
+func (s *Server) Check(ctx context.Context, m *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+	return s.check(ctx, fromProto(m)).proto(), nil
+}
+
+// check never fails: what goes wrong is an answer too.
+func (s *Server) check(ctx context.Context, r *request) (resp *response) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.LogAttrs(ctx, slog.LevelError, "authorize check panicked",
+				slog.String("request-id", r.ID), slog.String("route-id", r.RouteID), slog.String("stack", string(debug.Stack())))
+			s.counts.add(Unavailable)
+			resp = s.deny(nil, r, &ruling{outcome: Unavailable})
+		}
+	}()
+	p := s.published.Load()
+	ruling := s.rule(ctx, p, r)
+	if ruling.outcome == Allow {
+		resp = s.allow(p, r, ruling)
+	} else {
+		resp = s.deny(p, r, ruling)
+	}
+	s.record(ctx, r, ruling)
+	s.counts.add(ruling.outcome)
+	return resp
+}
+
+// Register adds the service to g, whose options must include ServerOptions.
+func (s *Server) Register(g *grpc.Server) {
+	g.RegisterService(&grpc.ServiceDesc{
+		ServiceName: authv3.Authorization_ServiceDesc.ServiceName,
+		HandlerType: (*checker)(nil),
+		Methods:     []grpc.MethodDesc{{MethodName: "Check", Handler: handleCheck}},
+		Metadata:    authv3.Authorization_ServiceDesc.Metadata,
+	}, s)
+}
+
+type checker interface {
+	check(context.Context, *request) *response
+}
+
+func handleCheck(srv any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
+	r := new(request)
+	if err := decode(r); err != nil {
+		return nil, err
+	}
+	if intercept == nil {
+		return srv.(checker).check(ctx, r), nil
+	}
+	info := &grpc.UnaryServerInfo{Server: srv, FullMethod: authv3.Authorization_Check_FullMethodName}
+	return intercept(ctx, r, info, func(ctx context.Context, r any) (any, error) {
+		return srv.(checker).check(ctx, r.(*request)), nil
+	})
+}
+
+// Stats are counts since the start.
+type Stats struct {
+	// Checks are the answers given, by outcome.
+	Checks map[Outcome]uint64
+	// OriginalsDropped are values of X-Pomerium-Jwt-Assertion-For, or incoming
+	// assertions that would have become one, that were not passed on.
+	OriginalsDropped uint64
+	// Identities are the sessions and accounts in memory.
+	Identities int
+}
+
+type counts struct {
+	checks           [Allow + 1]atomic.Uint64
+	originalsDropped atomic.Uint64
+}
+
+func (c *counts) add(o Outcome) { c.checks[o].Add(1) }
+
+// Stats returns the counts.
+func (s *Server) Stats() Stats {
+	st := Stats{
+		Checks:           map[Outcome]uint64{},
+		OriginalsDropped: s.counts.originalsDropped.Load(),
+		Identities:       s.identities.known.len(),
+	}
+	for o := range s.counts.checks {
+		st.Checks[Outcome(o)] = s.counts.checks[o].Load()
+	}
+	return st
+}

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"time"
+
+	"github.com/countersign/countersign/config"
+	"github.com/countersign/countersign/databroker"
+)
+
+const maxControlBody = 64 << 10
+
+// records are what the commands need of a store: of the running system's over
+// the control socket, or of a file that no process has open.
+type records interface {
+	Sessions(ctx context.Context, userID string) ([]*databroker.Session, error)
+	DeleteSession(ctx context.Context, id string) error
+	CreateServiceAccount(ctx context.Context, a *databroker.ServiceAccount) error
+	ServiceAccounts(ctx context.Context) ([]*databroker.ServiceAccount, error)
+	DeleteServiceAccount(ctx context.Context, id string) error
+}
+
+// newControl serves records on the control socket, to whoever may open it:
+// the user that the system runs as, and root. Tokens never cross it.
+func newControl(store records) http.Handler {
+	mux := http.NewServeMux()
+	handle := func(pattern string, serve func(r *http.Request) (any, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			r.Body = http.MaxBytesReader(w, r.Body, maxControlBody)
+			result, err := serve(r)
+			w.Header().Set("Content-Type", "application/json")
+			switch {
+			case errors.Is(err, databroker.ErrNotFound):
+				w.WriteHeader(http.StatusNotFound)
+			case errors.Is(err, databroker.ErrConflict):
+				w.WriteHeader(http.StatusConflict)
+			case err != nil:
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+			if err != nil {
+				result = map[string]string{"error": err.Error()}
+			}
+			// The caller has gone if this fails; there is nobody to tell.
+			_ = json.NewEncoder(w).Encode(result)
+		})
+	}
+	handle("GET /sessions", func(r *http.Request) (any, error) {
+		sessions, err := store.Sessions(r.Context(), r.URL.Query().Get("user"))
+		for _, s := range sessions {
+			s.Tokens = databroker.Tokens{}
+		}
+		return sessions, err
+	})
+	handle("DELETE /sessions/{id}", func(r *http.Request) (any, error) {
+		return nil, store.DeleteSession(r.Context(), r.PathValue("id"))
+	})
+	handle("GET /service-accounts", func(r *http.Request) (any, error) {
+		return store.ServiceAccounts(r.Context())
+	})
+	handle("POST /service-accounts", func(r *http.Request) (any, error) {
+		var a databroker.ServiceAccount
+		if err := json.NewDecoder(r.Body).Decode(&a); err != nil {
+			return nil, fmt.Errorf("decode service account: %w", err)
+		}
+		return &a, store.CreateServiceAccount(r.Context(), &a)
+	})
+	handle("DELETE /service-accounts/{id}", func(r *http.Request) (any, error) {
+		return nil, store.DeleteServiceAccount(r.Context(), r.PathValue("id"))
+	})
+	return mux
+}
+
+// remote is records over the control socket of the running system.
+type remote struct{ client *http.Client }
+
+func (c remote) call(ctx context.Context, method, path string, body, result any) error {
+	var content bytes.Buffer
+	if body != nil {
+		if err := json.NewEncoder(&content).Encode(body); err != nil {
+			return fmt.Errorf("encode request: %w", err)
+		}
+	}
+	r, err := http.NewRequestWithContext(ctx, method, "http://control"+path, &content)
+	if err != nil {
+		return fmt.Errorf("ask the running system: %w", err)
+	}
+	response, err := c.client.Do(r)
+	if err != nil {
+		return fmt.Errorf("ask the running system: %w", err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode == http.StatusOK {
+		if result == nil {
+			return nil
+		}
+		if err := json.NewDecoder(response.Body).Decode(result); err != nil {
+			return fmt.Errorf("read the running system's answer: %w", err)
+		}
+		return nil
+	}
+	var refused struct{ Error string }
+	_ = json.NewDecoder(io.LimitReader(response.Body, maxControlBody)).Decode(&refused) // the status says enough
+	switch response.StatusCode {
+	case http.StatusNotFound:
+		return databroker.ErrNotFound
+	case http.StatusConflict:
+		return databroker.ErrConflict
+	}
+	return fmt.Errorf("the running system answered: %s", refused.Error)
+}
+
+func (c remote) Sessions(ctx context.Context, userID string) (sessions []*databroker.Session, err error) {
+	err = c.call(ctx, http.MethodGet, "/sessions?user="+url.QueryEscape(userID), nil, &sessions)
+	return sessions, err
+}
+
+func (c remote) DeleteSession(ctx context.Context, id string) error {
+	return c.call(ctx, http.MethodDelete, "/sessions/"+url.PathEscape(id), nil, nil)
+}
+
+func (c remote) CreateServiceAccount(ctx context.Context, a *databroker.ServiceAccount) error {
+	return c.call(ctx, http.MethodPost, "/service-accounts", a, a)
+}
+
+func (c remote) ServiceAccounts(ctx context.Context) (accounts []*databroker.ServiceAccount, err error) {
+	err = c.call(ctx, http.MethodGet, "/service-accounts", nil, &accounts)
+	return accounts, err
+}
+
+func (c remote) DeleteServiceAccount(ctx context.Context, id string) error {
+	return c.call(ctx, http.MethodDelete, "/service-accounts/"+url.PathEscape(id), nil, nil)
+}
+
+// openRecords finds the running system by its configuration, or opens the file
+// store itself when nothing runs. The caller closes it.
+func openRecords(ctx context.Context, cfg *config.Config) (records, func(), error) {
+	dir, err := makeStateDir(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	socket := filepath.Join(dir, controlFile)
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}
+	if conn, err := dial(ctx, "", ""); err == nil {
+		_ = conn.Close()
+		transport := &http.Transport{DialContext: dial}
+		return remote{&http.Client{Transport: transport, Timeout: 30 * time.Second}}, transport.CloseIdleConnections, nil
+	}
+	if cfg.Databroker.StorageType == "memory" {
+		return nil, nil, errors.New("nothing runs with this configuration, and databroker_storage_type: memory keeps nothing while nothing runs: " +
+			"start it with countersign run, or use databroker_storage_type: file")
+	}
+	store, err := openStore(ctx, cfg, dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	return store, func() { _ = store.Close() }, nil
+}

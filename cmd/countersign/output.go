@@ -1,0 +1,60 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// printJSON writes a result as indented JSON.
+func printJSON(w io.Writer, v any) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(v)
+}
+
+// printTable writes rows in columns, the first row as their titles.
+func printTable(w io.Writer, rows [][]string) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		if _, err := fmt.Fprintln(table, strings.Join(row, "\t")); err != nil {
+			return err
+		}
+	}
+	return table.Flush()
+}
+
+// listed is one entry of any list: the fields that apply to it.
+type listed struct {
+	ID        string     `json:"id"`
+	User      string     `json:"user"`
+	Email     string     `json:"email,omitempty"`
+	CreatedAt time.Time  `json:"created_at"`
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+}
+
+func printList(w io.Writer, output string, list []listed) error {
+	if output == "json" {
+		return printJSON(w, list)
+	}
+	rows := [][]string{{"ID", "USER", "EMAIL", "CREATED", "EXPIRES"}}
+	for _, l := range list {
+		expires := "never"
+		if l.ExpiresAt != nil {
+			expires = l.ExpiresAt.UTC().Format(time.RFC3339)
+		}
+		rows = append(rows, []string{l.ID, l.User, orDash(l.Email), l.CreatedAt.UTC().Format(time.RFC3339), expires})
+	}
+	return printTable(w, rows)
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

@@ -1,0 +1,413 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/countersign/countersign/assertion"
+	"github.com/countersign/countersign/authn"
+	"github.com/countersign/countersign/authz"
+	"github.com/countersign/countersign/config"
+	"github.com/countersign/countersign/databroker"
+	"github.com/countersign/countersign/envoy"
+	"github.com/countersign/countersign/internal/signin"
+	"github.com/countersign/countersign/xds"
+)
+
+const (
+	externalEnvoy = "external"
+	// retireAfter is how long an Envoy may take to hear of a reload before
+	// authz forgets the routes that the reload removed.
+	retireAfter = 30 * time.Second
+	pruneEvery  = 10 * time.Minute
+)
+
+// deployment is everything that `run` runs, in one process.
+type deployment struct {
+	ConfigPath string
+	// Envoy is the path of the binary, "" to look for one, or "external".
+	Envoy string
+	Env   []string
+	Log   *slog.Logger
+	// Level follows log_level. Nil for a log that goes its own way.
+	Level *slog.LevelVar
+	// Ready is called with the store once Envoy serves; with an external
+	// Envoy, once there is something for it to fetch.
+	Ready func(databroker.Store)
+	// WrapStore stands between the services and their store, if set.
+	WrapStore func(databroker.Store) databroker.Store
+
+	dir   string
+	store databroker.Store
+	authz *authz.Server
+	authn *authn.Server
+	xds   *xds.Server
+
+	mu      sync.Mutex // held by apply, which the watcher calls
+	applied *config.Config
+	retire  context.CancelFunc
+}
+
+// serve runs the deployment until ctx is done, then drains Envoy and ends
+// everything, Envoy first: it must have answers to its last requests.
+func (d *deployment) serve(ctx context.Context) error {
+	cfg, err := config.Load(d.ConfigPath, loadOptions(d.Env))
+	if err != nil {
+		return err
+	}
+	var binary envoy.Binary
+	if d.Envoy != externalEnvoy {
+		if binary, err = envoy.Find(ctx, envoy.FindOptions{Path: d.Envoy}); err != nil {
+			return err
+		}
+	}
+	if d.dir, err = makeStateDir(cfg); err != nil {
+		return err
+	}
+	own, err := openStore(ctx, cfg, d.dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = own.Close() }()
+	d.store = own
+	if d.WrapStore != nil {
+		d.store = d.WrapStore(own)
+	}
+
+	client := loopbackClient()
+	d.authz = authz.New(authz.Config{Store: d.store, Log: d.Log, HTTPClient: client})
+	d.authn = authn.New(authn.Config{Store: d.store, Log: d.Log, HTTPClient: client})
+	d.xds = xds.NewServer(xds.ServerConfig{Log: d.Log})
+	if err := d.apply(ctx, cfg); err != nil {
+		return err
+	}
+	defer func() { d.retire() }()
+
+	services, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	g, services := errgroup.WithContext(services)
+	if err := d.start(services, g); err != nil {
+		end()
+		return errors.Join(err, g.Wait())
+	}
+	err = d.carry(ctx, services, binary, cfg)
+	end()
+	return errors.Join(err, g.Wait())
+}
+
+// start opens the sockets and runs everything but Envoy in g.
+func (d *deployment) start(ctx context.Context, g *errgroup.Group) error {
+	listeners, err := listenUnix(d.socket("ads"), d.socket("authz"), d.socket("authn"), filepath.Join(d.dir, controlFile))
+	if err != nil {
+		return err
+	}
+	checks := grpc.NewServer(authz.ServerOptions()...)
+	d.authz.Register(checks)
+	g.Go(func() error { return d.xds.Serve(ctx, listeners[0]) })
+	g.Go(func() error { return d.authz.Run(ctx) })
+	g.Go(func() error { return serveGRPC(ctx, checks, listeners[1]) })
+	g.Go(func() error { return serveHTTP(ctx, d.authn, listeners[2], d.Log) })
+	g.Go(func() error { return serveHTTP(ctx, newControl(d.store), listeners[3], d.Log) })
+	g.Go(func() error { return d.prune(ctx) })
+	g.Go(func() error { d.watch(ctx); return nil })
+	return nil
+}
+
+// carry runs Envoy until ctx is done or a service has failed.
+func (d *deployment) carry(ctx, services context.Context, binary envoy.Binary, cfg *config.Config) error {
+	carrying, stop := context.WithCancel(ctx)
+	defer stop()
+	context.AfterFunc(services, stop) // a failed service ends the whole
+	if d.Envoy == externalEnvoy {
+		d.Log.Info("ready for an Envoy that runs elsewhere", "ads", d.socket("ads"))
+		d.ready()
+		<-carrying.Done()
+		return nil
+	}
+	bootstrap, err := envoy.Bootstrap(envoy.BootstrapConfig{ADSSocket: d.socket("ads"), AdminSocket: d.socket("admin")})
+	if err != nil {
+		return err
+	}
+	supervisor, err := envoy.New(envoy.Config{
+		Binary: binary.Path, Dir: d.dir, Bootstrap: bootstrap, AdminSocket: d.socket("admin"), Log: d.Log,
+	})
+	if err != nil {
+		return err
+	}
+	g := errgroup.Group{}
+	g.Go(func() error { defer stop(); return supervisor.Run(carrying) })
+	g.Go(func() error {
+		if supervisor.Ready(carrying) == nil {
+			d.Log.Info("ready", "address", cfg.Server.Address, "envoy", binary.Version.String(), "state", d.dir)
+			d.ready()
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+func (d *deployment) ready() {
+	if d.Ready != nil {
+		d.Ready(d.store)
+	}
+}
+
+// socket is the path of one of our own sockets.
+func (d *deployment) socket(name string) string { return filepath.Join(d.dir, name+".sock") }
+
+// built is what one configuration makes of every part. Nothing of it is in
+// force yet.
+type built struct {
+	authz *authz.Generation
+	authn *authn.Generation
+	xds   *xds.Resources
+}
+
+// build makes everything from cfg, so that a configuration is refused before
+// any part has seen it.
+func (d *deployment) build(ctx context.Context, cfg *config.Config) (b built, err error) {
+	keys, err := signin.NewKeys(cfg.Secrets.Shared, cfg.Secrets.Cookie)
+	if err != nil {
+		return built{}, fmt.Errorf("derive keys: %w", err)
+	}
+	ring, err := assertion.ParseSigningKey(cfg.Secrets.SigningKey)
+	if err != nil {
+		return built{}, config.Problems{{
+			Position: cfg.Secrets.SigningKeyAt,
+			Message:  "signing_key: " + err.Error(),
+			Hint:     "make one with: countersign keys new",
+		}}
+	}
+	if b.authz, err = d.authz.Build(ctx, cfg, keys, ring); err != nil {
+		return built{}, fmt.Errorf("compile policies: %w", err)
+	}
+	if b.authn, err = d.authn.Build(cfg, keys, ring); err != nil {
+		return built{}, fmt.Errorf("prepare sign-in: %w", err)
+	}
+	sockets := xds.Sockets{Authz: d.socket("authz"), Authn: d.socket("authn")}
+	if b.xds, err = xds.Build(cfg, sockets); err != nil {
+		return built{}, err
+	}
+	return b, nil
+}
+
+// apply puts cfg in force: everything is built first, then everything is
+// published, authz before xds, so that no request meets a route that authz
+// does not know.
+func (d *deployment) apply(ctx context.Context, cfg *config.Config) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := restartNeeded(d.applied, cfg); err != nil {
+		return err
+	}
+	b, err := d.build(ctx, cfg)
+	if err != nil {
+		return err
+	}
+
+	// All of it is good: from here on nothing can fail.
+	for _, w := range cfg.Warnings {
+		d.Log.Warn("configuration", "problem", w.String())
+	}
+	d.setLevel(cfg.LogLevel)
+	if d.retire != nil {
+		d.retire()
+	}
+	d.authz.Publish(b.authz)
+	d.authn.Publish(b.authn)
+	accepted := d.xds.Publish(b.xds)
+	d.retire = d.retireWhen(accepted)
+	d.applied = cfg
+	return nil
+}
+
+// retireWhen lets authz forget the routes of earlier configurations once every
+// Envoy has heard of the newest, or has had its time. The result cancels that.
+func (d *deployment) retireWhen(accepted <-chan struct{}) context.CancelFunc {
+	ctx, cancel := context.WithTimeout(context.Background(), retireAfter)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-accepted:
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return
+			}
+			d.Log.Error("an Envoy has not taken the new configuration; it is served what it has", "after", retireAfter)
+		}
+		d.authz.Retire()
+	}()
+	return func() { cancel(); <-done }
+}
+
+// restartNeeded refuses what a running process cannot change under itself.
+func restartNeeded(old, cfg *config.Config) error {
+	if old == nil {
+		return nil
+	}
+	switch {
+	case old.Databroker.StorageType != cfg.Databroker.StorageType:
+		return errors.New("databroker_storage_type has changed: restart to use the other store")
+	case old.Databroker.Dir != cfg.Databroker.Dir:
+		return errors.New("databroker_storage_connection_string has changed: restart to use the other store")
+	case cfg.Databroker.StorageType == "file" && !slices.Equal(old.Secrets.Shared, cfg.Secrets.Shared):
+		return errors.New("shared_secret has changed, which the stored tokens are encrypted under: restart to use it")
+	}
+	return nil
+}
+
+// watch applies each new version of the configuration. One that is refused
+// changes nothing.
+func (d *deployment) watch(ctx context.Context) {
+	config.Watch(ctx, d.applied, loadOptions(d.Env), func(cfg *config.Config, err error) {
+		if err == nil {
+			err = d.apply(ctx, cfg)
+		}
+		var problems config.Problems
+		switch {
+		case err == nil:
+			d.Log.Info("configuration reloaded", "version", cfg.Version, "routes", len(cfg.Routes))
+		case errors.As(err, &problems):
+			for _, p := range problems {
+				d.Log.Error("configuration refused; the last good one stays in force", "problem", p.String())
+			}
+		default:
+			d.Log.Error("configuration refused; the last good one stays in force", "problem", err.Error())
+		}
+	})
+}
+
+func (d *deployment) setLevel(level string) {
+	if d.Level == nil {
+		return
+	}
+	levels := map[string]slog.Level{
+		"trace": slog.LevelDebug - 4, "debug": slog.LevelDebug, "info": slog.LevelInfo,
+		"warn": slog.LevelWarn, "error": slog.LevelError, "disabled": slog.LevelError + 100,
+	}
+	d.Level.Set(levels[level])
+}
+
+// prune removes what has expired from the store, now and then.
+func (d *deployment) prune(ctx context.Context) error {
+	pruner, ok := d.store.(interface {
+		Prune(context.Context) (int, error)
+	})
+	if !ok {
+		return nil
+	}
+	tick := time.NewTicker(pruneEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if _, err := pruner.Prune(ctx); err != nil && ctx.Err() == nil {
+				d.Log.Warn("remove expired sessions", "error", err.Error())
+			}
+		}
+	}
+}
+
+// makeStateDir makes the state folder for its owner alone.
+func makeStateDir(cfg *config.Config) (string, error) {
+	dir, err := stateDir(cfg)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make the state folder: %w", err)
+	}
+	return dir, nil
+}
+
+// openStore opens the configured back end.
+func openStore(ctx context.Context, cfg *config.Config, dir string) (databroker.Store, error) {
+	if cfg.Databroker.StorageType == "memory" {
+		return databroker.NewMemory(databroker.MemoryConfig{}), nil
+	}
+	store, err := databroker.OpenFile(ctx, databroker.FileConfig{Dir: dir, SealKey: cfg.Secrets.Shared})
+	if err != nil {
+		return nil, fmt.Errorf("open the store: %w", err)
+	}
+	return store, nil
+}
+
+// maxSocketPath is below the limit of every system that we run on.
+const maxSocketPath = 100
+
+// listenUnix opens unix sockets that only our own user may use, in place of
+// ones that a process of ours left behind.
+func listenUnix(paths ...string) ([]net.Listener, error) {
+	var listeners []net.Listener
+	fail := func(err error) ([]net.Listener, error) {
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+		return nil, err
+	}
+	for _, path := range paths {
+		if len(path) > maxSocketPath {
+			return fail(usageError{fmt.Errorf("the path of socket %s is %d bytes long, and %d is the most: "+
+				"choose a shorter databroker_storage_connection_string", path, len(path), maxSocketPath)})
+		}
+		if c, err := net.Dial("unix", path); err == nil {
+			_ = c.Close()
+			return fail(fmt.Errorf("another countersign serves this configuration (%s): stop it first", path))
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fail(fmt.Errorf("remove a socket left behind: %w", err))
+		}
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			return fail(fmt.Errorf("listen: %w", err))
+		}
+		listeners = append(listeners, l)
+		// The folder is ours alone, so nobody can come in between.
+		if err := os.Chmod(path, 0o600); err != nil {
+			return fail(fmt.Errorf("protect socket: %w", err))
+		}
+	}
+	return listeners, nil
+}
+
+func serveGRPC(ctx context.Context, s *grpc.Server, l net.Listener) error {
+	stop := context.AfterFunc(ctx, s.Stop)
+	defer stop()
+	if err := s.Serve(l); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("serve authorization: %w", err)
+	}
+	return nil
+}
+
+func serveHTTP(ctx context.Context, h http.Handler, l net.Listener, log *slog.Logger) error {
+	s := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      60 * time.Second,
+		IdleTimeout:       5 * time.Minute,
+		MaxHeaderBytes:    256 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
+	defer stop()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/countersign/countersign/config"
+	"github.com/countersign/countersign/databroker"
+)
+
+func newSession() *cobra.Command {
+	c := &cobra.Command{Use: "session", Short: "Show who is signed in, and sign them out"}
+	c.AddCommand(newSessionList(), newSessionRevoke())
+	return c
+}
+
+func newSessionList() *cobra.Command {
+	var path, output, user string
+	c := &cobra.Command{
+		Use:   "list --config FILE",
+		Short: "List the sessions that are in force, oldest first",
+		RunE: func(c *cobra.Command, _ []string) error {
+			return withRecords(c, path, func(_ *config.Config, store records) error {
+				sessions, err := store.Sessions(c.Context(), user)
+				if err != nil {
+					return fmt.Errorf("list sessions: %w", err)
+				}
+				list := []listed{}
+				for _, s := range sessions {
+					if !s.ExpiresAt.After(time.Now()) {
+						continue
+					}
+					email, _ := s.Claims["email"].(string)
+					list = append(list, listed{ID: s.ID, User: s.UserID, Email: email, CreatedAt: s.CreatedAt, ExpiresAt: &s.ExpiresAt})
+				}
+				return printList(c.OutOrStdout(), output, list)
+			})
+		},
+	}
+	configFlag(c, &path)
+	outputFlag(c, &output)
+	c.Flags().StringVar(&user, "user", "", "only the sessions of this user id")
+	return c
+}
+
+func newSessionRevoke() *cobra.Command {
+	var path, user string
+	c := &cobra.Command{
+		Use:   "revoke --config FILE {ID | --user USER_ID}",
+		Short: "End one session, or all of a user's",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if (len(args) == 1) == (user != "") {
+				return usageError{errors.New("name either a session id or --user USER_ID; session list shows both")}
+			}
+			return withRecords(c, path, func(_ *config.Config, store records) error {
+				ids := args
+				if user != "" {
+					sessions, err := store.Sessions(c.Context(), user)
+					if err != nil {
+						return fmt.Errorf("list sessions: %w", err)
+					}
+					for _, s := range sessions {
+						ids = append(ids, s.ID)
+					}
+				}
+				ended, err := revoke(c, store, ids, user != "")
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(c.OutOrStdout(), "%d sessions ended\n", ended)
+				return err
+			})
+		},
+	}
+	configFlag(c, &path)
+	c.Flags().StringVar(&user, "user", "", "end every session of this user id")
+	return c
+}
+
+// revoke ends sessions. Of a list that was read a moment ago some may have
+// ended on their own, which is as good.
+func revoke(c *cobra.Command, store records, ids []string, goneIsGood bool) (ended int, err error) {
+	for _, id := range ids {
+		switch err := store.DeleteSession(c.Context(), id); {
+		case errors.Is(err, databroker.ErrNotFound) && goneIsGood:
+			continue
+		case errors.Is(err, databroker.ErrNotFound):
+			return ended, fmt.Errorf("no session has the id %q; session list shows them", id)
+		case err != nil:
+			return ended, fmt.Errorf("revoke session: %w", err)
+		}
+		ended++
+	}
+	return ended, nil
+}
+
+// withRecords loads the configuration, finds its records, and lets use work
+// on them.
+func withRecords(c *cobra.Command, path string, use func(*config.Config, records) error) error {
+	cfg, err := config.Load(path, loadOptions(os.Environ()))
+	if err != nil {
+		return err
+	}
+	store, closeStore, err := openRecords(c.Context(), cfg)
+	if err != nil {
+		return err
+	}
+	defer closeStore()
+	return use(cfg, store)
+}

@@ -1,0 +1,202 @@
+// Package config is what the operator wrote: the YAML file of settings and
+// routes and the environment, checked, with defaults filled in and every file
+// it names read. It is data. It starts nothing, compiles nothing and knows
+// neither Envoy nor HTTP handlers.
+//
+// Load reports every problem at once, each with file, line, column and a hint.
+// A Config is immutable: nobody changes one after Load has returned it.
+package config
+
+import (
+	"net/url"
+	"time"
+
+	"github.com/countersign/countersign/policy"
+)
+
+// Config is a whole, valid configuration.
+type Config struct {
+	// Path is the absolute path of the file it was read from.
+	Path string
+	// Version is a hash of the content of the file, of every file it names
+	// and of the environment forms in force: equal versions, equal configs.
+	Version string
+	// Files are the absolute paths that Watch follows: Path and every file
+	// that it names.
+	Files []string
+	// Warnings are the problems that do not stop a start.
+	Warnings Problems
+
+	Server     Server
+	Secrets    Secrets
+	IDP        IdentityProvider
+	Cookie     Cookie
+	Assertion  Assertion
+	Databroker Databroker
+
+	// AuthenticateURL is where people sign in, without a path. Its default is
+	// "https://authenticate." and the parent domain of the first route's host,
+	// or that host itself where the parent is a public suffix; with its port.
+	AuthenticateURL *url.URL
+	// ProgrammaticRedirectDomains are the hosts that a programmatic sign-in
+	// may redirect to; "localhost" stands for any loopback address.
+	ProgrammaticRedirectDomains []string
+	// LogLevel is one of trace, debug, info, warn, error, disabled.
+	LogLevel string
+
+	// Routes are in file order, which is the order of matching.
+	Routes []*Route
+}
+
+// Server is the listeners.
+type Server struct {
+	// Address is host:port of the HTTPS listener, ":443" by default.
+	Address string
+	// HTTPRedirectAddress is host:port of the listener that redirects http to
+	// https; "" for none.
+	HTTPRedirectAddress string
+	// Insecure serves plain HTTP on Address, behind another TLS terminator.
+	Insecure bool
+	// Certificates are chosen by SNI; the first serves clients that match none.
+	// Empty only if Insecure, or if LoadOptions.Generate had none to offer.
+	Certificates []Certificate
+}
+
+// Certificate is a PEM chain and its PEM private key.
+type Certificate struct {
+	Chain, Key []byte
+	Position   Position
+}
+
+// Secrets are the keys of the deployment. Never log one.
+type Secrets struct {
+	// Shared and Cookie are 32 bytes each.
+	Shared, Cookie []byte
+	// SigningKey is what signing_key held after base64 (and line wrapping)
+	// was undone: one or more PEM blocks, or a bare 32-byte P-256 scalar.
+	SigningKey []byte
+	// SigningKeyAt is where signing_key is written, for errors found later.
+	SigningKeyAt Position
+}
+
+// IdentityProvider is the OpenID Connect provider. The zero value means that
+// nobody can sign in.
+type IdentityProvider struct {
+	Provider, URL, ClientID, ClientSecret string
+	Scopes                                []string
+}
+
+// Cookie is the session cookie that route hosts set.
+type Cookie struct {
+	// Name is "_pomerium" by default.
+	Name string
+	// Domain is "" for a host-only cookie.
+	Domain   string
+	HTTPOnly bool
+	// Expire is the lifetime of the cookie and of a session, 14 h by default.
+	Expire time.Duration
+	// SameSite is "", "strict", "lax" or "none".
+	SameSite string
+}
+
+// Assertion says what identity travels to upstreams.
+type Assertion struct {
+	// ClaimHeaders are unsigned headers copied from claims, which are also
+	// added to the assertion.
+	ClaimHeaders []ClaimHeader
+	// IssuerFormat is "" (iss is "pomerium-proxy"), "hostOnly" or "uri".
+	IssuerFormat string
+	// Reuse is how long one assertion may serve the same session revision and
+	// audience: 30 s by default, 0 signs every request.
+	Reuse time.Duration
+	// OriginalUserContext is "verified" (default) or "as_provided".
+	OriginalUserContext string
+	// OriginalUserContextIssuers are trusted for X-Pomerium-Jwt-Assertion-For
+	// besides our own keys.
+	OriginalUserContextIssuers []TrustedIssuer
+}
+
+// ClaimHeader is one entry of jwt_claims_headers.
+type ClaimHeader struct{ Header, Claim string }
+
+// TrustedIssuer is an outside signer of assertions.
+type TrustedIssuer struct {
+	Issuer, JWKSURL string
+	Audiences       []string
+}
+
+// Databroker says where sessions are kept.
+type Databroker struct {
+	// StorageType is "file" (default) or "memory".
+	StorageType string
+	// ConnectionString is "" for the default state folder, or file:///dir.
+	ConnectionString string
+	// Dir is the folder that ConnectionString names, "" for the default.
+	Dir string
+	// OutageGrace is how long a cached session outlives contact with the
+	// databroker: 60 s by default.
+	OutageGrace time.Duration
+}
+
+// Header is a name and a value, both literal.
+type Header struct{ Name, Value string }
+
+// Route is one entry of routes: or policy:.
+type Route struct {
+	// ID is a stable hash of From, the path match and To: 16 hex digits.
+	ID string
+	// Name is what the operator called it; From where it has no name.
+	Name     string
+	Position Position
+
+	// From is as written. Host is its host in lower case without a port; it
+	// may hold "*". Port is "" unless it is written and not the scheme's own.
+	From, Host, Port string
+
+	// At most one of Path, Prefix and Regex is set; none matches every path, and
+	// is what prefix: / becomes.
+	// Prefix is a raw string prefix. Regex is RE2 and must match the whole path.
+	Prefix, Path, Regex string
+
+	To []Upstream
+
+	// Policy is what the route demands, legacy keys (allowed_users and the
+	// like, cors_allow_preflight) included. Never nil.
+	Policy *policy.Policy
+
+	CORSAllowPreflight bool
+	// PassIdentityHeaders is the route's own setting or the global one.
+	PassIdentityHeaders bool
+
+	SetRequestHeaders    []Header
+	RemoveRequestHeaders []string
+	// SetResponseHeaders is the route's map merged over the global one (or
+	// over the defaults), sorted by name.
+	SetResponseHeaders []Header
+
+	PreserveHostHeader bool
+	// PrefixRewrite replaces what Prefix (or Path) matched, the first slash where
+	// none is set, the whole path with Regex; "" leaves the path alone.
+	// It comes from prefix_rewrite or from the path of the first To.
+	PrefixRewrite string
+
+	// Timeout of the whole upstream response, 0 for none. Always resolved.
+	Timeout time.Duration
+	// IdleTimeout is nil for Envoy's default, 0 for none.
+	IdleTimeout *time.Duration
+
+	AllowWebsockets bool
+	TLSSkipVerify   bool
+	// TLSCustomCA is PEM and replaces the system's roots; nil for the system's.
+	TLSCustomCA []byte
+}
+
+// Upstream is one server behind a route.
+type Upstream struct {
+	// URL has scheme http, https or h2c, a host, a port if written, and the path
+	// that PrefixRewrite may come from.
+	URL *url.URL
+	// Weight is 0 where none is written, on all upstreams of a route or on none.
+	// All upstreams of a route have the same scheme and path.
+	Weight uint32
+}

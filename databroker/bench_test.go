@@ -1,0 +1,68 @@
+package databroker_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/countersign/countersign/databroker"
+)
+
+func eachStore(b *testing.B, bench func(b *testing.B, s databroker.Store)) {
+	b.Run("memory", func(b *testing.B) { bench(b, openMemory(b)) })
+	b.Run("file", func(b *testing.B) { bench(b, openFile(b, b.TempDir())) })
+}
+
+func benchSession(id string) *databroker.Session {
+	s := aSession(id)
+	s.Claims["groups"] = []string{"staff", "engineering", "on-call", "admins"}
+	s.Tokens = databroker.Tokens{AccessToken: fmt.Sprintf("%01000d", 1), RefreshToken: fmt.Sprintf("%0200d", 2), IDToken: fmt.Sprintf("%01000d", 3)}
+	return s
+}
+
+func BenchmarkSession(b *testing.B) {
+	eachStore(b, func(b *testing.B, s databroker.Store) {
+		for i := range 1000 {
+			put(b, s, benchSession(fmt.Sprint(i)))
+		}
+		b.ReportAllocs()
+		for i := 0; b.Loop(); i++ {
+			if _, err := s.Session(b.Context(), fmt.Sprint(i%1000)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+func BenchmarkPutSession(b *testing.B) {
+	eachStore(b, func(b *testing.B, s databroker.Store) {
+		session := benchSession("s")
+		for b.Loop() {
+			put(b, s, session)
+		}
+	})
+}
+
+func BenchmarkPutSessionParallel(b *testing.B) {
+	eachStore(b, func(b *testing.B, s databroker.Store) {
+		b.RunParallel(func(pb *testing.PB) {
+			for i := 0; pb.Next(); i++ {
+				if err := s.PutSession(b.Context(), benchSession(fmt.Sprintf("%p-%d", pb, i))); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	})
+}
+
+func BenchmarkChanges(b *testing.B) {
+	eachStore(b, func(b *testing.B, s databroker.Store) {
+		for i := range 100 {
+			put(b, s, benchSession(fmt.Sprint(i)))
+		}
+		for b.Loop() {
+			if changes, err := s.Changes(b.Context(), 90); err != nil || len(changes) != 10 {
+				b.Fatal(changes, err)
+			}
+		}
+	})
+}

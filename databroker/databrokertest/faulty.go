@@ -1,0 +1,148 @@
+// Package databrokertest holds a store that can be made to fail, for the tests
+// of those who must live through it.
+package databrokertest
+
+import (
+	"context"
+	"sync"
+
+	"github.com/countersign/countersign/databroker"
+)
+
+// Faulty passes calls on to Store until Break, and again after Heal. Set Store
+// and nothing else. Close always reaches Store.
+type Faulty struct {
+	databroker.Store
+
+	mu     sync.Mutex
+	broken error
+	calls  map[*inFlight]struct{}
+}
+
+// inFlight is a call under way.
+type inFlight struct {
+	end    context.CancelFunc
+	broken error
+}
+
+var _ databroker.Store = (*Faulty)(nil)
+
+// Break makes every call fail with err, those under way included.
+func (f *Faulty) Break(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.broken = err
+	for c := range f.calls {
+		c.broken = err
+		c.end()
+	}
+}
+
+// Heal undoes Break.
+func (f *Faulty) Heal() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.broken = nil
+}
+
+// Session implements databroker.Store.
+func (f *Faulty) Session(ctx context.Context, id string) (*databroker.Session, error) {
+	return call(ctx, f, func(ctx context.Context) (*databroker.Session, error) { return f.Store.Session(ctx, id) })
+}
+
+// PutSession implements databroker.Store.
+func (f *Faulty) PutSession(ctx context.Context, s *databroker.Session) error {
+	return do(ctx, f, func(ctx context.Context) error { return f.Store.PutSession(ctx, s) })
+}
+
+// DeleteSession implements databroker.Store.
+func (f *Faulty) DeleteSession(ctx context.Context, id string) error {
+	return do(ctx, f, func(ctx context.Context) error { return f.Store.DeleteSession(ctx, id) })
+}
+
+// Sessions implements databroker.Store.
+func (f *Faulty) Sessions(ctx context.Context, userID string) ([]*databroker.Session, error) {
+	return call(ctx, f, func(ctx context.Context) ([]*databroker.Session, error) { return f.Store.Sessions(ctx, userID) })
+}
+
+// User implements databroker.Store.
+func (f *Faulty) User(ctx context.Context, id string) (*databroker.User, error) {
+	return call(ctx, f, func(ctx context.Context) (*databroker.User, error) { return f.Store.User(ctx, id) })
+}
+
+// PutUser implements databroker.Store.
+func (f *Faulty) PutUser(ctx context.Context, u *databroker.User) error {
+	return do(ctx, f, func(ctx context.Context) error { return f.Store.PutUser(ctx, u) })
+}
+
+// ServiceAccount implements databroker.Store.
+func (f *Faulty) ServiceAccount(ctx context.Context, id string) (*databroker.ServiceAccount, error) {
+	return call(ctx, f, func(ctx context.Context) (*databroker.ServiceAccount, error) { return f.Store.ServiceAccount(ctx, id) })
+}
+
+// CreateServiceAccount implements databroker.Store.
+func (f *Faulty) CreateServiceAccount(ctx context.Context, a *databroker.ServiceAccount) error {
+	return do(ctx, f, func(ctx context.Context) error { return f.Store.CreateServiceAccount(ctx, a) })
+}
+
+// DeleteServiceAccount implements databroker.Store.
+func (f *Faulty) DeleteServiceAccount(ctx context.Context, id string) error {
+	return do(ctx, f, func(ctx context.Context) error { return f.Store.DeleteServiceAccount(ctx, id) })
+}
+
+// ServiceAccounts implements databroker.Store.
+func (f *Faulty) ServiceAccounts(ctx context.Context) ([]*databroker.ServiceAccount, error) {
+	return call(ctx, f, f.Store.ServiceAccounts)
+}
+
+// Sequence implements databroker.Store.
+func (f *Faulty) Sequence(ctx context.Context) (uint64, error) {
+	return call(ctx, f, f.Store.Sequence)
+}
+
+// Changes implements databroker.Store.
+func (f *Faulty) Changes(ctx context.Context, after uint64) ([]databroker.Change, error) {
+	return call(ctx, f, func(ctx context.Context) ([]databroker.Change, error) { return f.Store.Changes(ctx, after) })
+}
+
+func do(ctx context.Context, f *Faulty, pass func(context.Context) error) error {
+	_, err := call(ctx, f, func(ctx context.Context) (struct{}, error) { return struct{}{}, pass(ctx) })
+	return err
+}
+
+// call passes a call on, under a context that Break ends.
+func call[T any](ctx context.Context, f *Faulty, pass func(context.Context) (T, error)) (T, error) {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	c := &inFlight{end: end}
+	if err := f.enter(c); err != nil {
+		var none T
+		return none, err
+	}
+	result, err := pass(ctx)
+	if broken := f.leave(c); err != nil && broken != nil {
+		err = broken
+	}
+	return result, err
+}
+
+func (f *Faulty) enter(c *inFlight) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.broken != nil {
+		return f.broken
+	}
+	if f.calls == nil {
+		f.calls = make(map[*inFlight]struct{})
+	}
+	f.calls[c] = struct{}{}
+	return nil
+}
+
+// leave returns the error of the Break that ended the call, if one did.
+func (f *Faulty) leave(c *inFlight) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.calls, c)
+	return c.broken
+}

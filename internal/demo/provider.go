@@ -1,0 +1,85 @@
+package demo
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/zitadel/oidc/v3/pkg/oidc"
+	"github.com/zitadel/oidc/v3/pkg/op"
+)
+
+// ProviderConfig describes an OpenID provider with one client. All but
+// PostLogoutRedirectURIs and Now are required.
+type ProviderConfig struct {
+	// Issuer is the URL of the provider, without a path. Requests for another
+	// host are refused.
+	Issuer                               string
+	ClientID, ClientSecret               string
+	RedirectURIs, PostLogoutRedirectURIs []string
+	People                               []Person
+	// Now is the clock of the records; tokens are dated by the system's.
+	Now func() time.Time
+}
+
+// NewProvider returns an OpenID provider on which one signs in by choosing a
+// person: the authorization code flow with PKCE (S256), refresh tokens that
+// rotate, userinfo, revocation and sign-out. Everything is in memory and made
+// anew at each call, the signing key too. It must not be reachable from
+// outside the machine.
+func NewProvider(cfg ProviderConfig) (http.Handler, error) {
+	issuer, err := url.Parse(cfg.Issuer)
+	if err != nil || issuer.Host == "" || issuer.Path != "" {
+		return nil, errors.New("demo provider: the issuer is not a URL without a path")
+	}
+	if cfg.ClientID == "" || cfg.ClientSecret == "" || len(cfg.RedirectURIs) == 0 || len(cfg.People) == 0 {
+		return nil, errors.New("demo provider: it needs a client, a redirect URI and people")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	store, err := newStorage(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("demo provider: %w", err)
+	}
+	opConfig := &op.Config{
+		DefaultLogoutRedirectURI: "/signed-out",
+		CodeMethodS256:           true,
+		AuthMethodPost:           true,
+		GrantTypeRefreshToken:    true,
+		SupportedClaims:          []string{"sub", "iss", "aud", "exp", "iat", "auth_time", "nonce", "email", "email_verified", "name", "groups"},
+		SupportedScopes:          []string{oidc.ScopeOpenID, oidc.ScopeProfile, oidc.ScopeEmail, scopeGroups, oidc.ScopeOfflineAccess},
+	}
+	_, _ = rand.Read(opConfig.CryptoKey[:]) // never fails
+	// What it would log comes from strangers, and the client is told it anyway.
+	silent := slog.New(slog.DiscardHandler)
+	provider, err := op.NewProvider(opConfig, store, op.StaticIssuer(cfg.Issuer), op.WithAllowInsecure(), op.WithLogger(silent), op.WithCORSOptions(nil))
+	if err != nil {
+		return nil, fmt.Errorf("demo provider: %w", err)
+	}
+	endpoints := *op.DefaultEndpoints
+	endpoints.Introspection, endpoints.DeviceAuthorization = nil, nil
+	protocol := op.RegisterLegacyServer(op.NewLegacyServer(provider, endpoints), op.AuthorizeCallbackHandler(provider),
+		op.WithFallbackLogger(silent), op.WithServerCORSOptions(nil))
+
+	login := &login{store: store, issuer: issuer.Host}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", login.home)
+	mux.HandleFunc("GET /login", login.choose)
+	mux.Handle("POST /login", http.NewCrossOriginProtection().Handler(http.HandlerFunc(login.chosen)))
+	mux.HandleFunc("GET /signed-out", login.signedOut)
+	mux.Handle("/", protocol)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// Else a page of a stranger could reach us under a name of its own.
+		if r.Host != issuer.Host {
+			http.Error(w, "this provider is "+cfg.Issuer, http.StatusMisdirectedRequest)
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
+		mux.ServeHTTP(w, r)
+	}), nil
+}

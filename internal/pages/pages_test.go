@@ -1,0 +1,135 @@
+package pages_test
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"html"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/countersign/countersign/internal/pages"
+)
+
+func samples() map[string][]byte {
+	at := time.Date(2026, 11, 22, 18, 30, 0, 0, time.UTC)
+	return map[string][]byte{
+		"refused": pages.Notice{
+			Status: 403, Title: "You may not open this page", Message: "You are signed in as alice@example.com, but reports.example.com does not let you in.",
+			Reasons:   []string{"It asks for an address at staff.example.com.", "It asks for the group “reports”; you have: engineering, on-call."},
+			Remedy:    "If you think you should have access, send the request number below to the people who run this site.",
+			Actions:   []pages.Action{{Label: "Who am I here?", URL: "/.pomerium/"}, {Label: "Sign in as someone else", URL: "/.pomerium/sign_out", Post: true}},
+			RequestID: "6f1f2b1c-63a8-4d7e-9d34-a2a6ab4f0d9e",
+		}.HTML(),
+		"trouble": pages.Notice{
+			Status: 503, Title: "Sign-in is not available", Message: "The identity provider cannot be reached right now.",
+			Remedy: "Try again in a moment. You stay signed in where you are.", Actions: []pages.Action{{Label: "Try again", URL: "/x?a=1&b=2"}}, RequestID: "6f1f2b1c",
+		}.HTML(),
+		"moving": pages.Notice{Title: "You are signed in", Message: "Taking you to app.example.com.", RefreshTo: "https://app.example.com/x?a=1&b=2",
+			Actions: []pages.Action{{Label: "Continue", URL: "https://app.example.com/x?a=1&b=2"}}}.HTML(),
+		"identity": pages.Identity{
+			SignedIn: true, Name: "Alice Ångström", Email: "alice@example.com", UserID: "auth0|8f14e45fceea167a5a36dedd4bea2543", EmailUnverified: true,
+			Groups: []string{"engineering", "on-call", "reports"}, Since: at, Expires: at.Add(14 * time.Hour), Host: "app.example.com",
+			Claims:    []pages.Detail{{Label: "department", Value: "Platform"}, {Label: "groups", Value: "engineering, on-call, reports"}, {Label: "picture", Value: "https://idp.example.com/pictures/8f14e45fceea167a5a36dedd4bea2543.png"}},
+			Actions:   []pages.Action{{Label: "Sign out", URL: "/.pomerium/sign_out", Post: true}},
+			RequestID: "6f1f2b1c",
+		}.HTML(),
+		"nobody": pages.Identity{Host: "app.example.com"}.HTML(),
+		"consent": pages.Consent{Target: "http://127.0.0.1:51234", Who: "alice@example.com", Expires: at,
+			Actions: []pages.Action{{Label: "Allow", URL: "/.pomerium/consent", Post: true, Fields: []pages.Detail{{Label: "form", Value: "sealed"}}}, {Label: "Cancel", URL: "/.pomerium/"}}}.HTML(),
+	}
+}
+
+// TestSamples keeps the pages for a person to look at, where PAGES_OUT says.
+func TestSamples(t *testing.T) {
+	dir := os.Getenv("PAGES_OUT")
+	if dir == "" {
+		dir = t.TempDir()
+	}
+	for name, page := range samples() {
+		if err := os.WriteFile(filepath.Join(dir, name+".html"), page, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestStyleMatchesPolicy(t *testing.T) {
+	for name, page := range samples() {
+		m := regexp.MustCompile(`(?s)<style>(.*?)</style>`).FindSubmatch(page)
+		if m == nil {
+			t.Fatalf("%s: no style", name)
+		}
+		sum := sha256.Sum256(m[1])
+		want := "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+		if got := pages.ContentSecurityPolicy(); !strings.Contains(got, want) {
+			t.Errorf("%s: policy %q does not allow its style %s", name, got, want)
+		}
+		for _, bad := range []string{"ZgotmplZ", "<script", "style=", " onclick"} {
+			if strings.Contains(string(page), bad) {
+				t.Errorf("%s: holds %q", name, bad)
+			}
+		}
+	}
+}
+
+func TestPolicyFormTargets(t *testing.T) {
+	tests := []struct{ target, want string }{
+		{"https://auth.example.com:8443/x", "form-action 'self' https://auth.example.com:8443;"},
+		{"https://a.example.com;script-src *", "form-action 'self';"},
+		{"http://[::1]:5000/x", "form-action 'self' http:;"},
+		{"nonsense", "form-action 'self';"},
+	}
+	for _, tt := range tests {
+		if got := pages.ContentSecurityPolicy(tt.target); !strings.Contains(got, tt.want) {
+			t.Errorf("ContentSecurityPolicy(%q) = %q, want it to hold %q", tt.target, got, tt.want)
+		}
+	}
+}
+
+func TestRefreshTo(t *testing.T) {
+	tests := []struct {
+		to   string
+		want bool
+	}{
+		{"https://app.example.com/a?b=c", true},
+		{"/x", true},
+		{"//evil.example", false},
+		{`/\evil.example`, false},
+		{"javascript:alert(1)", false},
+		{"data:text/html,x", false},
+		{"https://user@evil.example/", false},
+		{"https:evil.example", false},
+		{"", false},
+	}
+	for _, tt := range tests {
+		page := string(pages.Notice{Title: "x", RefreshTo: tt.to}.HTML())
+		m := regexp.MustCompile(`http-equiv="refresh" content="([^"]*)"`).FindStringSubmatch(page)
+		if got := m != nil; got != tt.want {
+			t.Errorf("RefreshTo %q: refreshes %v, want %v", tt.to, got, tt.want)
+		} else if got && html.UnescapeString(m[1]) != "0;url="+tt.to {
+			t.Errorf("RefreshTo %q: content %q", tt.to, m[1])
+		}
+	}
+}
+
+func FuzzNotice(f *testing.F) {
+	f.Add("t", "</style><script>alert(1)</script>", "javascript:alert(1)")
+	f.Add("\xff\"'>", "{{.}}", "//x")
+	f.Fuzz(func(t *testing.T, title, text, link string) {
+		page := string(pages.Notice{Status: 400, Title: title, Message: text, Reasons: []string{text}, Remedy: text,
+			Details: []pages.Detail{{Label: title, Value: text}}, Actions: []pages.Action{{Label: text, URL: link}, {Label: text, URL: link, Post: true}},
+			RequestID: text, RefreshTo: link}.HTML())
+		if strings.Contains(page, "<script") || !strings.HasSuffix(page, "</html>\n") || !utf8.ValidString(page) {
+			t.Errorf("Notice(%q, %q, %q) is not a safe whole page", title, text, link)
+		}
+		for _, m := range regexp.MustCompile(`(?:href|action)="([^"]*)"`).FindAllStringSubmatch(page, -1) {
+			if u := strings.ToLower(html.UnescapeString(m[1])); strings.HasPrefix(u, "javascript:") || strings.HasPrefix(u, "vbscript:") {
+				t.Errorf("link %q survived", u)
+			}
+		}
+	})
+}

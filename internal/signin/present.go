@@ -1,0 +1,248 @@
+package signin
+
+import (
+	"iter"
+	"net/url"
+	"strings"
+)
+
+const (
+	hostPrefix         = "__Host-"
+	authenticateSuffix = "_authenticate"
+	flowInfix          = "_flow_"
+	signInInfix        = "_signin_"
+
+	// ParamSession is the query parameter that may carry a token.
+	ParamSession = "pomerium_session"
+
+	// maxValues bounds the values taken of one cookie name. With the three
+	// places after the cookie a request has at most eight credentials.
+	maxValues = 5
+	// MaxPresented is the most that Present returns.
+	MaxPresented = maxValues + 3
+)
+
+// Source is the place of a credential in a request.
+type Source int
+
+// The sources, in the order in which they are tried.
+const (
+	SourceCookie Source = iota + 1
+	SourceXPomeriumAuthorization
+	SourceAuthorizationPomerium
+	SourceBearerPomerium
+	SourceQuery
+)
+
+func (s Source) String() string {
+	switch s {
+	case SourceCookie:
+		return "cookie"
+	case SourceXPomeriumAuthorization:
+		return "X-Pomerium-Authorization"
+	case SourceAuthorizationPomerium:
+		return "Authorization: Pomerium"
+	case SourceBearerPomerium:
+		return "Authorization: Bearer Pomerium-"
+	case SourceQuery:
+		return ParamSession
+	}
+	return "nowhere"
+}
+
+// Presented is a token that a client sent, not yet opened.
+type Presented struct {
+	Token  string
+	Source Source
+}
+
+// Present lists the tokens of a request in the order in which they are to be
+// tried, at most MaxPresented: of each place in turn, and every cookie of the
+// name, because a browser sends all it has. What is too long to be a token is
+// left out. cookies are raw Cookie headers; rawQuery is without "?".
+func Present(cookieName string, cookies []string, xPomeriumAuthorization, authorization, rawQuery string) []Presented {
+	var found []Presented
+	add := func(token string, s Source) {
+		if token != "" && len(token) <= MaxToken {
+			found = append(found, Presented{token, s})
+		}
+	}
+	for name, value := range eachCookie(cookies) {
+		if name == cookieName && len(found) < maxValues {
+			add(value, SourceCookie)
+		}
+	}
+	add(strings.TrimSpace(xPomeriumAuthorization), SourceXPomeriumAuthorization)
+	add(authorizationToken(authorization))
+	if strings.Contains(rawQuery, "pomerium") || strings.Contains(rawQuery, "%") {
+		add(queryToken(rawQuery), SourceQuery)
+	}
+	return found
+}
+
+// authorizationToken reads "Pomerium <token>" and "Bearer Pomerium-<token>".
+// Schemes are case-insensitive (RFC 9110, section 11.1).
+func authorizationToken(v string) (string, Source) {
+	scheme, rest := cutScheme(v)
+	switch {
+	case strings.EqualFold(scheme, "Pomerium"):
+		return rest, SourceAuthorizationPomerium
+	case strings.EqualFold(scheme, "Bearer"):
+		if len(rest) > len("Pomerium-") && strings.EqualFold(rest[:len("Pomerium-")], "Pomerium-") {
+			return rest[len("Pomerium-"):], SourceBearerPomerium
+		}
+	}
+	return "", 0
+}
+
+func cutScheme(v string) (scheme, rest string) {
+	v = strings.Trim(v, " \t")
+	i := strings.IndexAny(v, " \t")
+	if i < 0 {
+		return v, ""
+	}
+	return v[:i], strings.TrimLeft(v[i:], " \t")
+}
+
+// OwnAuthorization reports whether an Authorization header carries one of our
+// credentials, in any form that we or somebody lenient would read, and so must
+// not reach an upstream. That includes our tokens as plain bearer tokens, which
+// Present does not accept.
+func OwnAuthorization(v string) bool {
+	for part := range strings.SplitSeq(v, ",") {
+		if _, source := authorizationToken(part); source != 0 {
+			return true
+		}
+		scheme, rest := cutScheme(part)
+		if strings.EqualFold(scheme, "Bearer") && ownToken(rest) {
+			return true
+		}
+	}
+	return false
+}
+
+// ownToken reports whether a token claims to be one of ours.
+func ownToken(t string) bool {
+	return strings.HasPrefix(t, sessionHeader) || strings.HasPrefix(t, accountHeader)
+}
+
+// CookieValues returns the values of the cookies with this name in raw Cookie
+// headers, at most five. Several of one name are no error: the browser has them
+// from several domains or paths, and does not say which is which.
+func CookieValues(name string, cookies []string) []string {
+	var values []string
+	for n, v := range eachCookie(cookies) {
+		if n == name && v != "" && len(values) < maxValues {
+			values = append(values, v)
+		}
+	}
+	return values
+}
+
+// eachCookie yields name and value of each cookie. It refuses nothing: what
+// is broken gives odd names and values, which then match nothing.
+func eachCookie(cookies []string) iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		for _, header := range cookies {
+			for pair := range strings.SplitSeq(header, ";") {
+				name, value, _ := strings.Cut(pair, "=")
+				value = trim(value)
+				if len(value) >= 2 && value[0] == '"' && value[len(value)-1] == '"' {
+					value = value[1 : len(value)-1]
+				}
+				if !yield(trim(name), value) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func trim(s string) string { return strings.Trim(s, " \t") }
+
+// StripCookies takes our cookies out of a Cookie header: the session cookie
+// and those of sign-ins under way. The others stay as they are, in their order.
+// rest is "" when none is left.
+func StripCookies(cookieName, cookieHeader string) (rest string, changed bool) {
+	// Most cookies are not ours; look before building anything.
+	if !strings.Contains(cookieHeader, cookieName) {
+		return cookieHeader, false
+	}
+	var kept []string
+	for pair := range strings.SplitSeq(cookieHeader, ";") {
+		name, _, _ := strings.Cut(pair, "=")
+		if ownCookie(trim(name), cookieName) {
+			changed = true
+		} else if pair = trim(pair); pair != "" {
+			kept = append(kept, pair)
+		}
+	}
+	if !changed {
+		return cookieHeader, false
+	}
+	return strings.Join(kept, "; "), true
+}
+
+func ownCookie(name, cookieName string) bool {
+	if name == cookieName {
+		return true
+	}
+	rest, ok := strings.CutPrefix(name, hostPrefix)
+	if !ok {
+		return false
+	}
+	rest, ok = strings.CutPrefix(rest, cookieName)
+	return ok && (rest == authenticateSuffix || strings.HasPrefix(rest, flowInfix) || strings.HasPrefix(rest, signInInfix))
+}
+
+// queryToken is the first value of ParamSession.
+func queryToken(rawQuery string) string {
+	for pair := range strings.SplitSeq(rawQuery, "&") {
+		name, value, _ := strings.Cut(pair, "=")
+		if !isSessionParam(name) {
+			continue
+		}
+		value, err := url.QueryUnescape(value)
+		if err != nil {
+			return ""
+		}
+		return value
+	}
+	return ""
+}
+
+// StripQuery takes ParamSession out of a query, however it is escaped. Here
+// ";" separates too, as some upstreams still have it.
+func StripQuery(rawQuery string) (rest string, changed bool) {
+	var kept strings.Builder
+	first := true
+	for at := 0; at <= len(rawQuery); {
+		end := len(rawQuery)
+		if i := strings.IndexAny(rawQuery[at:], "&;"); i >= 0 {
+			end = at + i
+		}
+		name, _, _ := strings.Cut(rawQuery[at:end], "=")
+		if isSessionParam(name) {
+			changed = true
+		} else {
+			if !first {
+				kept.WriteByte(rawQuery[at-1])
+			}
+			first = false
+			kept.WriteString(rawQuery[at:end])
+		}
+		at = end + 1
+	}
+	if !changed {
+		return rawQuery, false
+	}
+	return kept.String(), true
+}
+
+func isSessionParam(name string) bool {
+	if strings.IndexByte(name, '%') < 0 {
+		return name == ParamSession
+	}
+	plain, err := url.QueryUnescape(name)
+	return err == nil && plain == ParamSession
+}

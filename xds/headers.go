@@ -1,0 +1,141 @@
+package xds
+
+import (
+	"regexp"
+	"strings"
+
+	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+
+	"github.com/countersign/countersign/config"
+)
+
+const (
+	headerAssertion     = "x-pomerium-jwt-assertion"
+	headerOriginal      = "x-pomerium-jwt-assertion-for"
+	headerAuthorization = "x-pomerium-authorization"
+
+	// identityPattern and ownPattern also cover the names that an upstream
+	// may read as the same variable: x_pomerium_…, x.pomerium.….
+	identityPattern = `(?i)x[-_.]pomerium[-_.].*`
+	ownPattern      = `(?i)x[-_.](countersign|envoy)[-_.].*`
+	ownPrefix       = "x-countersign-keep-"
+)
+
+// clientClaims are headers in which only a proxy in front of us could say
+// something true, and in which upstreams believe: who asks for which host and
+// path. X-Forwarded-For and -Proto are Envoy's own to write.
+func clientClaims() []string {
+	return []string{
+		"forwarded", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix", "x-forwarded-server",
+		"x-original-url", "x-rewrite-url", "x-real-ip", "x-request-id",
+	}
+}
+
+// unneededHeaders are not sent to the authorization server, which uses none of
+// them: fewer bytes to encode and decode for each request.
+func unneededHeaders() []string {
+	return []string{
+		"accept-encoding", "accept-language", "cache-control", "dnt", "if-match", "if-modified-since",
+		"if-none-match", "if-range", "if-unmodified-since", "pragma", "priority", "range", "save-data",
+		"sec-ch-ua", "sec-ch-ua-mobile", "sec-ch-ua-platform", "sec-gpc", "upgrade-insecure-requests",
+	}
+}
+
+// keptForAuthz are the headers of the client that authorization reads.
+func keptForAuthz() []string {
+	return []string{headerAssertion, headerOriginal, headerAuthorization}
+}
+
+// earlyMutations runs before a route is chosen, so on every request. The three
+// kept headers survive the removal of everything that looks like them under a
+// name that no client can send; of repeated values the first counts.
+func earlyMutations() []*mutationv3.HeaderMutation {
+	var all []*mutationv3.HeaderMutation
+	for _, name := range clientClaims() {
+		all = append(all, remove(name))
+	}
+	all = append(all, removeMatching(ownPattern))
+	for _, name := range keptForAuthz() {
+		all = append(all, set(ownPrefix+name, "%REQ("+name+")%"))
+	}
+	all = append(all, removeMatching(identityPattern))
+	for _, name := range keptForAuthz() {
+		all = append(all, set(name, "%REQ("+ownPrefix+name+")%"))
+	}
+	return append(all, removeMatching(ownPattern))
+}
+
+// claimMutations removes what a client sends under the names of claim headers
+// and under their aliases. It stands in the table of routes, not in the
+// listener, so that a change of jwt_claims_headers drains no connection.
+func claimMutations(headers []config.ClaimHeader) []*mutationv3.HeaderMutation {
+	all := make([]*mutationv3.HeaderMutation, len(headers))
+	for i, h := range headers {
+		all[i] = removeMatching(aliasPattern(h.Header))
+	}
+	return all
+}
+
+// aliasPattern matches a header name whatever separates its words.
+func aliasPattern(name string) string {
+	words := strings.FieldsFunc(name, func(r rune) bool { return r == '-' || r == '_' || r == '.' })
+	for i, word := range words {
+		words[i] = regexp.QuoteMeta(word)
+	}
+	return `(?i)` + strings.Join(words, `[-_.]`)
+}
+
+func remove(name string) *mutationv3.HeaderMutation {
+	return &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_Remove{Remove: name}}
+}
+
+func removeMatching(pattern string) *mutationv3.HeaderMutation {
+	return &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_RemoveOnMatch_{
+		RemoveOnMatch: &mutationv3.HeaderMutation_RemoveOnMatch{KeyMatcher: matching(pattern)},
+	}}
+}
+
+// set writes a header; a value that expands to nothing writes none.
+func set(name, value string) *mutationv3.HeaderMutation {
+	return &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_Append{Append: overwrite(name, value)}}
+}
+
+// overwrite leaves exactly one header of that name.
+func overwrite(name, value string) *corev3.HeaderValueOption {
+	return &corev3.HeaderValueOption{
+		Header:       &corev3.HeaderValue{Key: name, Value: value},
+		AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+	}
+}
+
+// literalHeaders are headers of the configuration, whose values mean nothing
+// but themselves: Envoy would expand a command between percent signs.
+func literalHeaders(headers []config.Header) []*corev3.HeaderValueOption {
+	all := make([]*corev3.HeaderValueOption, len(headers))
+	for i, h := range headers {
+		all[i] = overwrite(h.Name, strings.ReplaceAll(h.Value, "%", "%%"))
+		all[i].KeepEmptyValue = true
+	}
+	return all
+}
+
+// matching is a full match of an RE2 pattern.
+func matching(pattern string) *matcherv3.StringMatcher {
+	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: re2(pattern)}}
+}
+
+func re2(pattern string) *matcherv3.RegexMatcher {
+	return &matcherv3.RegexMatcher{Regex: pattern}
+}
+
+func exactly(values []string) *matcherv3.ListStringMatcher {
+	list := &matcherv3.ListStringMatcher{}
+	for _, value := range values {
+		list.Patterns = append(list.Patterns, &matcherv3.StringMatcher{
+			MatchPattern: &matcherv3.StringMatcher_Exact{Exact: value},
+		})
+	}
+	return list
+}
