@@ -201,7 +201,7 @@ func (b *browser) do(r *http.Request, header ...string) page {
 	if err != nil {
 		b.w.t.Fatalf("%s %s: %v", r.Method, r.URL, err)
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		b.w.t.Fatal(err)

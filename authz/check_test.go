@@ -351,7 +351,7 @@ func TestAssertionsAreReusedForTheSameOnly(t *testing.T) {
 	}
 	w.config.Assertion.Reuse = 0
 	w.publish()
-	if ask(alice, "one.example.com") == ask(alice, "one.example.com") {
+	if first, second := ask(alice, "one.example.com"), ask(alice, "one.example.com"); first == second {
 		t.Error("jwt_assertion_reuse 0 reuses")
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -84,7 +85,7 @@ func TestProblems(t *testing.T) {
 			opts.Env = strings.Split(strings.TrimSpace(c.Input(t, "env")), "\n")
 		}
 		cfg, err := config.Load("config.yaml", opts)
-		if problems, ok := err.(config.Problems); ok {
+		if problems := (config.Problems)(nil); errors.As(err, &problems) {
 			for _, p := range problems {
 				if p.Hint == "" {
 					t.Errorf("no hint: %s", p)

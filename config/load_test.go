@@ -496,7 +496,7 @@ func FuzzLoad(f *testing.F) {
 		write(t, path, []byte(yaml))
 		cfg, err := config.Load(path, config.LoadOptions{})
 		if err != nil {
-			if problems, ok := err.(config.Problems); !ok || len(problems) == 0 {
+			if problems := (config.Problems)(nil); !errors.As(err, &problems) || len(problems) == 0 {
 				t.Fatalf("the error is %T of %d problems", err, len(problems))
 			}
 			return

@@ -81,7 +81,10 @@ func (w *watcher) run(ctx context.Context) {
 			if w.entries[e.Name] {
 				due = time.After(w.settle)
 			}
-		case <-failures:
+		case err := <-failures:
+			if err == nil {
+				continue
+			}
 			// Events were lost; the files themselves know.
 			due = time.After(w.settle)
 		case <-tick.C:

@@ -2,6 +2,7 @@ package databroker_test
 
 import (
 	"bytes"
+	"io"
 	"testing"
 
 	"github.com/countersign/countersign/databroker"
@@ -78,7 +79,7 @@ func openFile(t testing.TB, dir string) *databroker.File {
 	return f
 }
 
-func closeStore(t testing.TB, s databroker.Store) {
+func closeStore(t testing.TB, s io.Closer) {
 	t.Helper()
 	if err := s.Close(); err != nil {
 		t.Error(err)

@@ -318,8 +318,8 @@ func serveUnix(t testing.TB, path string, h http.Handler) {
 		t.Fatal(err)
 	}
 	s := &http.Server{Handler: h, ReadHeaderTimeout: patience}
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(l) }()
+	done := make(chan struct{})
+	go func() { defer close(done); _ = s.Serve(l) }()
 	t.Cleanup(func() { _ = s.Close(); <-done })
 }
 
@@ -382,10 +382,10 @@ func (a *authzStub) Check(_ context.Context, r *authzv3.CheckRequest) (*authzv3.
 }
 
 // saw is the headers of the last check, with all values of each.
-func (a *authzStub) saw() http.Header {
+func (a *authzStub) saw() map[string][]string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	out := http.Header{}
+	out := map[string][]string{}
 	for _, h := range a.last.GetAttributes().GetRequest().GetHttp().GetHeaderMap().GetHeaders() {
 		out[h.GetKey()] = append(out[h.GetKey()], string(h.GetRawValue()))
 	}

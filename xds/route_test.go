@@ -198,6 +198,7 @@ routes:
 	if err != nil || res.StatusCode != 101 {
 		t.Fatalf("%v %v", res, err)
 	}
+	defer func() { _ = res.Body.Close() }()
 	if line, err := r.ReadString('\n'); line != "ours\n" {
 		t.Fatalf("the upstream got the assertion %q %v", line, err)
 	}

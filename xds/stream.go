@@ -87,13 +87,13 @@ func (st *stream) wake() {
 func (st *stream) run(ctx context.Context) error {
 	defer st.timer.Stop()
 	requests := make(chan *discoveryv3.DeltaDiscoveryRequest)
-	failed := make(chan error, 1)
+	gone := make(chan struct{})
 	// This goroutine ends with the stream: Recv fails once run has returned.
 	go func() {
 		for {
 			r, err := st.conn.Recv()
 			if err != nil {
-				failed <- err
+				close(gone)
 				return
 			}
 			select {
@@ -111,7 +111,7 @@ func (st *stream) run(ctx context.Context) error {
 			}
 		case <-st.woken:
 		case <-st.timer.C:
-		case <-failed:
+		case <-gone:
 			return nil
 		case <-ctx.Done():
 			return nil

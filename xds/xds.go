@@ -36,8 +36,10 @@ import (
 const (
 	// NodeID is the node id that our Envoys present.
 	NodeID = "countersign"
-	// AuthzCluster, AuthnCluster are the names of our own services' clusters.
-	AuthzCluster, AuthnCluster = "countersign-authz", "countersign-authn"
+	// AuthzCluster is the cluster of the authorization server.
+	AuthzCluster = "countersign-authz"
+	// AuthnCluster is the cluster of the authenticate service.
+	AuthnCluster = "countersign-authn"
 	// RouteExtension is the key of the check's context extensions that holds
 	// the id of the route. A check without it is for a request that no route
 	// of the configuration matches.

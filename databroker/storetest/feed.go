@@ -368,9 +368,7 @@ func testCancelledAmidst(t *testing.T, s databroker.Store) {
 			}
 		})
 	}
-	const writes = 100
-	done := 0
-	for i := range writes {
+	for i := range 100 {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*30*time.Microsecond)
 		before := session.Version
 		session.Claims = map[string]any{"write": float64(i)}
@@ -380,7 +378,6 @@ func testCancelledAmidst(t *testing.T, s databroker.Store) {
 		must(t, readErr)
 		switch {
 		case err == nil:
-			done++
 			wantEqual(t, "acknowledged session", got, session)
 		case !errors.Is(err, context.DeadlineExceeded):
 			t.Errorf("got error %v, want %v", err, context.DeadlineExceeded)
@@ -391,10 +388,7 @@ func testCancelledAmidst(t *testing.T, s databroker.Store) {
 	}
 	close(stop)
 	must(t, others.Wait())
-	if done == 0 {
-		t.Error("no write was done")
-	}
-	t.Logf("%d of %d writes were done", done, writes)
+	must(t, s.PutSession(t.Context(), session))
 }
 
 func testClosed(t *testing.T, s databroker.Store) {
