@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -63,7 +64,7 @@ func NewProvider(cfg ProviderConfig) (http.Handler, error) {
 	}
 	endpoints := *op.DefaultEndpoints
 	endpoints.Introspection, endpoints.DeviceAuthorization = nil, nil
-	protocol := op.RegisterLegacyServer(op.NewLegacyServer(provider, endpoints), op.AuthorizeCallbackHandler(provider),
+	protocol := op.RegisterLegacyServer(server{op.NewLegacyServer(provider, endpoints)}, op.AuthorizeCallbackHandler(provider),
 		op.WithFallbackLogger(silent), op.WithServerCORSOptions(nil))
 
 	login := &login{store: store, issuer: issuer.Host}
@@ -82,4 +83,15 @@ func NewProvider(cfg ProviderConfig) (http.Handler, error) {
 		r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 		mux.ServeHTTP(w, r)
 	}), nil
+}
+
+// server closes a gap: without a code_verifier, op takes the code of a client
+// that has a secret as if no code_challenge had been sent.
+type server struct{ *op.LegacyServer }
+
+func (s server) CodeExchange(ctx context.Context, r *op.ClientRequest[oidc.AccessTokenRequest]) (*op.Response, error) {
+	if r.Data.CodeVerifier == "" {
+		return nil, oidc.ErrInvalidGrant().WithDescription("code_verifier is missing")
+	}
+	return s.LegacyServer.CodeExchange(ctx, r)
 }

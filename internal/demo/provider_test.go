@@ -2,6 +2,7 @@ package demo
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -206,8 +207,31 @@ func TestRefreshRotates(t *testing.T) {
 	if _, err := refresh(first.RefreshToken); !isOAuthError(err, "invalid_grant") {
 		t.Errorf("a used refresh token: got %v, want invalid_grant", err)
 	}
-	if _, err := refresh(second.RefreshToken); err != nil {
-		t.Errorf("the newest refresh token: %v", err)
+	third, err := refresh(second.RefreshToken)
+	if err != nil {
+		t.Fatalf("the newest refresh token: %v", err)
+	}
+	// Fewer scopes are for that one answer, RFC 6749, section 6.
+	response, err := rp.http.PostForm(rp.Endpoint.TokenURL, url.Values{
+		"grant_type": {"refresh_token"}, "refresh_token": {third.RefreshToken}, "scope": {"openid"},
+		"client_id": {rp.ClientID}, "client_secret": {rp.ClientSecret},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	var narrow struct {
+		Refresh string `json:"refresh_token"`
+	}
+	if err := json.NewDecoder(response.Body).Decode(&narrow); err != nil || response.StatusCode != http.StatusOK {
+		t.Fatalf("%s, %v", response.Status, err)
+	}
+	last, err := refresh(narrow.Refresh)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if who, _, err := rp.claims(last); err != nil || !cmp.Equal(who, ana) {
+		t.Errorf("after a narrow refresh the next ID token is about %+v, %v", who, err)
 	}
 }
 
@@ -241,8 +265,8 @@ func TestCodeIsBoundAndGoodOnce(t *testing.T) {
 	})
 	t.Run("no verifier is refused", func(t *testing.T) {
 		c, _ := code()
-		if _, err := rp.Exchange(rp.context(), c); err == nil {
-			t.Error("got tokens")
+		if _, err := rp.Exchange(rp.context(), c); !isOAuthError(err, "invalid_grant") {
+			t.Errorf("got %v, want invalid_grant", err)
 		}
 	})
 	t.Run("a code is good once", func(t *testing.T) {
@@ -275,7 +299,7 @@ func TestAuthorizeRefuses(t *testing.T) {
 		{"no PKCE", url.Values{"code_challenge": nil, "code_challenge_method": nil}, "error=invalid_request"},
 		{"plain PKCE", url.Values{"code_challenge_method": {"plain"}}, "error=invalid_request"},
 		{"no page wanted", url.Values{"prompt": {"none"}}, "error=login_required"},
-		{"the implicit flow", url.Values{"response_type": {"id_token token"}}, "error=unauthorized_client"},
+		{"the implicit flow", url.Values{"response_type": {"id_token token"}}, ""},
 		{"another redirect", url.Values{"redirect_uri": {"https://evil.example/"}}, ""},
 		{"another client", url.Values{"client_id": {"evil"}}, ""},
 	}
@@ -367,12 +391,15 @@ func TestLoginPageRefuses(t *testing.T) {
 		{"a person whom nobody offered", "POST", "/login", own, "", url.Values{"request": {request}, "person": {"root"}}, 400},
 		{"a form of another site", "POST", "/login", own, "https://evil.example", good, 403},
 		{"another name of ours", "GET", "/", "rebound.example", "", nil, 421},
-		{"a body that never ends", "POST", "/login", own, "", url.Values{"request": {strings.Repeat("x", 1<<20)}}, 400},
+		{"a body that never ends", "POST", "/login", own, "", url.Values{"request": {request}, "person": {"ana"}, "x": {strings.Repeat("x", 1<<20)}}, 400},
 		{"a token request with broken credentials", "POST", "/oauth/token", own, "", url.Values{"grant_type": {"refresh_token"}, "client_id": {"%zz"}}, 400},
 		{"the home page", "GET", "/", own, "", nil, 200},
 		{"introspection, which is not offered", "POST", "/oauth/introspect", own, "", nil, 404},
 		{"the device flow, which is not offered", "POST", "/device_authorization", own, "", nil, 404},
 		{"after all that, the person chosen", "POST", "/login", own, rp.issuer, good, 303},
+		{"a code", "GET", "/authorize/callback?id=" + request, own, "", nil, 302},
+		{"another code for the same choice", "GET", "/authorize/callback?id=" + request, own, "", nil, 400},
+		{"the person chosen again", "POST", "/login", own, rp.issuer, good, 400},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -8,7 +8,13 @@ import (
 
 // TrustCommand is what makes this system trust the demo's authority, to be
 // typed into a shell. A browser must be started again after it.
-func (d *Demo) TrustCommand() string { return trustCommand(runtime.GOOS, d.CAPath(), exists) }
+func (d *Demo) TrustCommand() string {
+	sudo := "sudo "
+	if os.Geteuid() == 0 {
+		sudo = ""
+	}
+	return trustCommand(runtime.GOOS, sudo, d.CAPath(), exists)
+}
 
 // CurlCommand reads the demo's page of keys without trusting anything for good.
 func (d *Demo) CurlCommand() string {
@@ -22,7 +28,7 @@ func exists(path string) bool {
 
 // trustCommand names the system's own tool. Browsers on Linux do not look at
 // the system's authorities, hence certutil for their own store.
-func trustCommand(system, ca string, exists func(string) bool) string {
+func trustCommand(system, sudo, ca string, exists func(string) bool) string {
 	ca = quote(ca)
 	switch system {
 	case "darwin":
@@ -33,9 +39,9 @@ func trustCommand(system, ca string, exists func(string) bool) string {
 	browsers := `mkdir -p "$HOME/.pki/nssdb" && certutil -d "sql:$HOME/.pki/nssdb" -A -t C,, -n countersign-demo -i ` + ca
 	switch {
 	case exists("/usr/sbin/update-ca-certificates"):
-		return "sudo cp " + ca + " /usr/local/share/ca-certificates/countersign-demo.crt && sudo update-ca-certificates && " + browsers
+		return sudo + "cp " + ca + " /usr/local/share/ca-certificates/countersign-demo.crt && " + sudo + "update-ca-certificates && " + browsers
 	case exists("/usr/bin/update-ca-trust"):
-		return "sudo cp " + ca + " /etc/pki/ca-trust/source/anchors/countersign-demo.pem && sudo update-ca-trust && " + browsers
+		return sudo + "cp " + ca + " /etc/pki/ca-trust/source/anchors/countersign-demo.pem && " + sudo + "update-ca-trust && " + browsers
 	}
 	return browsers
 }
