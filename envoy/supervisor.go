@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -39,6 +41,10 @@ type Config struct {
 	Bootstrap []byte
 	// AdminSocket is the one that is named in Bootstrap.
 	AdminSocket string
+	// Addresses are the host:port that Envoy will be told to listen on. Run
+	// does not start while another process has one of them: Envoy would share
+	// the port with it, and each would get a part of the connections.
+	Addresses []string
 	// Concurrency is the number of worker threads; by default GOMAXPROCS,
 	// which, unlike Envoy's own default, respects the limits of a container.
 	Concurrency int
@@ -138,6 +144,9 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	if err := s.endLeftover(pid); err != nil {
 		return fmt.Errorf("envoy: end the one that was left over: %w", err)
 	}
+	if err := s.checkAddresses(ctx); err != nil {
+		return err
+	}
 	if err := os.WriteFile(s.bootstrap, s.cfg.Bootstrap, 0o600); err != nil {
 		return fmt.Errorf("envoy: %w", err)
 	}
@@ -165,6 +174,22 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-time.After(delay):
 		}
+	}
+	return nil
+}
+
+// checkAddresses finds out whether our addresses are to be had, by having each
+// for a moment.
+func (s *Supervisor) checkAddresses(ctx context.Context) error {
+	for _, address := range s.cfg.Addresses {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("another process listens on %s: stop it, or choose another address", address)
+		}
+		if err != nil {
+			return fmt.Errorf("listen on %s: %w", address, err)
+		}
+		_ = l.Close()
 	}
 	return nil
 }

@@ -448,3 +448,18 @@ func TestSupervisorsDoNotShareAFolder(t *testing.T) {
 		t.Errorf("the first one suffered: %q, %v", got, err)
 	}
 }
+
+func TestSupervisorTakesNoSharedAddress(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	f := newFixture(t, http.HandlerFunc(ok))
+	f.cfg.Addresses = []string{l.Addr().String()}
+	r := run(t, f.cfg)
+	<-r.done
+	if want := "another process listens on " + l.Addr().String(); r.err == nil || !strings.Contains(r.err.Error(), want) {
+		t.Errorf("Run = %v, want %q", r.err, want)
+	}
+}
