@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -20,16 +19,21 @@ func newBootstrap() *cobra.Command {
 			"It must run on this machine, as a user who may open the sockets of\n" +
 			"    countersign run --config FILE --envoy external",
 		RunE: func(c *cobra.Command, _ []string) error {
-			cfg, err := config.Load(path, loadOptions(os.Environ()))
+			// Where the sockets will be follows from the file alone: nothing
+			// is made.
+			cfg, err := config.Load(path, config.LoadOptions{Env: os.Environ()})
 			if err != nil {
 				return err
 			}
-			dir, err := makeStateDir(cfg)
+			dir, err := stateDir(cfg)
 			if err != nil {
+				return err
+			}
+			if err := checkSocketDir(dir); err != nil {
 				return err
 			}
 			bootstrap, err := envoy.Bootstrap(envoy.BootstrapConfig{
-				ADSSocket: filepath.Join(dir, "ads.sock"), AdminSocket: filepath.Join(dir, "admin.sock"),
+				ADSSocket: socketIn(dir, "ads"), AdminSocket: socketIn(dir, "admin"),
 			})
 			if err != nil {
 				return err

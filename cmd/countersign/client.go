@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -15,10 +16,15 @@ func loopbackClient() *http.Client {
 	return &http.Client{
 		Timeout: 10 * time.Second,
 		Transport: &http.Transport{
-			Proxy: http.ProxyFromEnvironment,
+			Proxy: func(r *http.Request) (*url.URL, error) {
+				if isLocalhost(r.URL.Hostname()) { // that of a proxy is another
+					return nil, nil
+				}
+				return http.ProxyFromEnvironment(r)
+			},
 			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 				host, port, err := net.SplitHostPort(address)
-				if err == nil && (host == "localhost" || strings.HasSuffix(host, ".localhost")) {
+				if err == nil && isLocalhost(host) {
 					address = net.JoinHostPort("127.0.0.1", port)
 				}
 				return dialer.DialContext(ctx, network, address)
@@ -30,4 +36,9 @@ func loopbackClient() *http.Client {
 			MaxIdleConnsPerHost:   10,
 		},
 	}
+}
+
+func isLocalhost(host string) bool {
+	host = strings.TrimSuffix(strings.ToLower(host), ".")
+	return host == "localhost" || strings.HasSuffix(host, ".localhost")
 }

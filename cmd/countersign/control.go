@@ -7,13 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
-	"path/filepath"
+	"syscall"
 	"time"
 
-	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/databroker"
 )
 
@@ -140,29 +140,24 @@ func (c remote) DeleteServiceAccount(ctx context.Context, id string) error {
 	return c.call(ctx, http.MethodDelete, "/service-accounts/"+url.PathEscape(id), nil, nil)
 }
 
-// openRecords finds the running system by its configuration, or opens the file
-// store itself when nothing runs. The caller closes it.
-func openRecords(ctx context.Context, cfg *config.Config) (records, func(), error) {
-	dir, err := makeStateDir(cfg)
-	if err != nil {
+// findRunning returns the records of the system that runs with its state in
+// dir, or nil if none does. The caller closes what is not nil.
+func findRunning(ctx context.Context, dir string) (records, func(), error) {
+	if err := checkSocketDir(dir); err != nil {
 		return nil, nil, err
 	}
-	socket := filepath.Join(dir, controlFile)
+	socket := socketIn(dir, controlSocket)
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}
-	if conn, err := dial(ctx, "", ""); err == nil {
-		_ = conn.Close()
-		transport := &http.Transport{DialContext: dial}
-		return remote{&http.Client{Transport: transport, Timeout: 30 * time.Second}}, transport.CloseIdleConnections, nil
+	conn, err := dial(ctx, "", "")
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return nil, nil, nil
+	case err != nil:
+		return nil, nil, fmt.Errorf("ask the running system: %w", err)
 	}
-	if cfg.Databroker.StorageType == "memory" {
-		return nil, nil, errors.New("nothing runs with this configuration, and databroker_storage_type: memory keeps nothing while nothing runs: " +
-			"start it with countersign run, or use databroker_storage_type: file")
-	}
-	store, err := openStore(ctx, cfg, dir)
-	if err != nil {
-		return nil, nil, err
-	}
-	return store, func() { _ = store.Close() }, nil
+	_ = conn.Close()
+	transport := &http.Transport{DialContext: dial}
+	return remote{&http.Client{Transport: transport, Timeout: 30 * time.Second}}, transport.CloseIdleConnections, nil
 }

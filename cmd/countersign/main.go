@@ -13,6 +13,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -22,15 +24,17 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	context.AfterFunc(ctx, stop) // the second Ctrl-C ends us at once
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
 // usageError is a mistake in how we were called or configured: exit code 2.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
+
+// errReported is a bad configuration whose problems have been printed.
+var errReported = errors.New("the configuration has problems")
 
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -42,6 +46,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	switch problems := (config.Problems)(nil); {
 	case err == nil:
 		return 0
+	case errors.Is(err, errReported):
+		return 2
 	case errors.As(err, &problems):
 		printProblems(stderr, problems)
 		return 2
@@ -63,6 +69,7 @@ func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "countersign",
 		Short:         "An identity-aware access proxy on stock Envoy",
+		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -73,10 +80,18 @@ func newRoot() *cobra.Command {
 		newRun(), newDemo(), newValidate(), newBootstrap(),
 		newServiceAccount(), newSession(), newKeys(), newVerify(), newPolicy(),
 	)
-	for _, c := range root.Commands() {
-		strict(c)
-	}
+	strict(root)
 	return root
+}
+
+// version is that of the module, or the commit that a build within the
+// repository came from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	return info.Main.Version
 }
 
 // strict makes wrong arguments a usage error, and a group of commands without
@@ -88,11 +103,15 @@ func strict(c *cobra.Command) {
 	}
 	c.Args = func(c *cobra.Command, given []string) error {
 		if err := args(c, given); err != nil {
+			if near := c.SuggestionsFor(strings.Join(given, " ")); len(near) > 0 {
+				return usageError{fmt.Errorf("%w; did you mean %s?", err, near[0])}
+			}
 			return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
 		}
 		return nil
 	}
 	if c.HasSubCommands() {
+		c.SuggestionsMinimumDistance = 2
 		c.RunE = func(c *cobra.Command, _ []string) error {
 			return usageError{fmt.Errorf("%s needs a command; see %s --help", c.CommandPath(), c.CommandPath())}
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -47,14 +48,27 @@ func printList(w io.Writer, output string, list []listed) error {
 		if l.ExpiresAt != nil {
 			expires = l.ExpiresAt.UTC().Format(time.RFC3339)
 		}
-		rows = append(rows, []string{l.ID, l.User, orDash(l.Email), l.CreatedAt.UTC().Format(time.RFC3339), expires})
+		rows = append(rows, []string{shown(l.ID), shown(l.User), shown(l.Email), l.CreatedAt.UTC().Format(time.RFC3339), expires})
 	}
 	return printTable(w, rows)
 }
 
-func orDash(s string) string {
+// shown is a cell of a table. Identity providers fill these in, so what could
+// move the cursor, or end the cell, is written out.
+func shown(s string) string {
 	if s == "" {
 		return "-"
 	}
+	if quoted := strconv.QuoteToGraphic(s); quoted != `"`+s+`"` {
+		return quoted
+	}
 	return s
+}
+
+// count is a number of things.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }

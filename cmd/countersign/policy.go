@@ -19,7 +19,7 @@ func newPolicy() *cobra.Command {
 }
 
 func newPolicyCompile() *cobra.Command {
-	var path, route string
+	var path, route, output string
 	c := &cobra.Command{
 		Use:   "compile --config FILE [--route NAME]",
 		Short: "Print the Rego that each route's policy becomes",
@@ -30,45 +30,68 @@ func newPolicyCompile() *cobra.Command {
 			}
 			routes := cfg.Routes
 			if route != "" {
-				r, err := findRoute(cfg, route)
-				if err != nil {
+				if routes, err = findRoutes(cfg, route); err != nil {
 					return err
 				}
-				routes = []*config.Route{r}
 			}
-			return printRego(c.OutOrStdout(), routes)
+			modules := compiled(routes)
+			if output == "json" {
+				return printJSON(c.OutOrStdout(), modules)
+			}
+			return printModules(c.OutOrStdout(), modules)
 		},
 	}
 	configFlag(c, &path)
+	outputFlag(c, &output)
 	c.Flags().StringVar(&route, "route", "", "only this route, by name or from")
 	return c
 }
 
-// printRego prints one module for each distinct policy, under the routes that
-// share it.
-func printRego(w io.Writer, routes []*config.Route) error {
-	shared := map[string][]*config.Route{}
-	var order []string
-	for _, r := range routes {
-		key := r.Policy.Key()
-		if shared[key] == nil {
-			order = append(order, key)
-		}
-		shared[key] = append(shared[key], r)
-	}
-	for i, key := range order {
-		if i > 0 {
-			_, _ = fmt.Fprintln(w)
-		}
-		for _, r := range shared[key] {
-			_, _ = fmt.Fprintf(w, "# route %s (%s)\n", r.Name, r.Position)
-		}
-		if _, err := io.WriteString(w, policy.Rego(shared[key][0].Policy)); err != nil {
-			return err
-		}
-	}
-	return nil
+// module is a distinct policy and the routes that share it.
+type module struct {
+	Routes []moduleRoute `json:"routes"`
+	Rego   string        `json:"rego"`
 }
+
+type moduleRoute struct {
+	Name     string `json:"name"`
+	Position string `json:"position"`
+}
+
+// compiled returns the modules of routes, in the order of the first that uses
+// each.
+func compiled(routes []*config.Route) []*module {
+	modules := []*module{}
+	byKey := map[string]*module{}
+	for _, r := range routes {
+		m := byKey[r.Policy.Key()]
+		if m == nil {
+			m = &module{Rego: policy.Rego(r.Policy)}
+			byKey[r.Policy.Key()] = m
+			modules = append(modules, m)
+		}
+		m.Routes = append(m.Routes, moduleRoute{r.Name, r.Position.String()})
+	}
+	return modules
+}
+
+func printModules(w io.Writer, modules []*module) error {
+	var b strings.Builder
+	for i, m := range modules {
+		if i > 0 {
+			b.WriteString("\n")
+		}
+		for _, r := range m.Routes {
+			fmt.Fprintf(&b, "# route %s (%s)\n", r.Name, r.Position)
+		}
+		b.WriteString(m.Rego)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// maxNames is how many routes a message lists.
+const maxNames = 20
 
 // person is whom explain asks about.
 type person struct {
@@ -99,10 +122,14 @@ func newPolicyExplain() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			r, err := findRoute(cfg, route)
+			found, err := findRoutes(cfg, route)
 			if err != nil {
 				return err
 			}
+			if len(found) > 1 {
+				return usageError{fmt.Errorf("%d routes are called %q, at %s and %s: give each a name", len(found), route, found[0].Position, found[1].Position)}
+			}
+			r := found[0]
 			evaluator, err := policy.Compile(c.Context(), r.Policy)
 			if err != nil {
 				return fmt.Errorf("compile the policy of %s: %w", r.Name, err)
@@ -167,17 +194,26 @@ func (p person) input() (*policy.Input, error) {
 	return in, nil
 }
 
-func findRoute(cfg *config.Config, name string) (*config.Route, error) {
+// findRoutes returns the routes of this name, or else those of this from.
+func findRoutes(cfg *config.Config, name string) ([]*config.Route, error) {
+	var named, from []*config.Route
 	var names []string
 	for _, r := range cfg.Routes {
-		if r.Name == name || r.From == name {
-			return r, nil
+		switch name {
+		case r.Name:
+			named = append(named, r)
+		case r.From:
+			from = append(from, r)
 		}
-		names = append(names, r.Name)
-		if len(names) == 20 {
-			names = append(names, "…")
-			break
+		if names = append(names, r.Name); len(names) == maxNames {
+			names[maxNames-1] = "…"
 		}
 	}
-	return nil, usageError{fmt.Errorf("no route is called %q; there are: %s", name, strings.Join(names, ", "))}
+	switch {
+	case named != nil:
+		return named, nil
+	case from != nil:
+		return from, nil
+	}
+	return nil, usageError{fmt.Errorf("no route is called %q; there are: %s", name, strings.Join(names[:min(len(names), maxNames)], ", "))}
 }

@@ -6,9 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -32,6 +29,9 @@ const (
 	// authz forgets the routes that the reload removed.
 	retireAfter = 30 * time.Second
 	pruneEvery  = 10 * time.Minute
+	// renewEvery is how often a certificate of our own is looked at, which
+	// has a month to be renewed in.
+	renewEvery = 6 * time.Hour
 )
 
 // deployment is everything that `run` runs, in one process.
@@ -48,6 +48,9 @@ type deployment struct {
 	Ready func(databroker.Store)
 	// WrapStore stands between the services and their store, if set.
 	WrapStore func(databroker.Store) databroker.Store
+	// ServeAuthz stands in for serveAuthz, if set: authz may be ended and
+	// begun again apart from the rest.
+	ServeAuthz func(context.Context, net.Listener) error
 
 	dir   string
 	store databroker.Store
@@ -58,11 +61,14 @@ type deployment struct {
 	mu      sync.Mutex // held by apply, which the watcher calls
 	applied *config.Config
 	retire  context.CancelFunc
+	// first is closed once Envoy has taken a whole configuration.
+	first <-chan struct{}
 }
 
 // serve runs the deployment until ctx is done, then drains Envoy and ends
 // everything, Envoy first: it must have answers to its last requests.
 func (d *deployment) serve(ctx context.Context) error {
+	spendMemory()
 	cfg, err := config.Load(d.ConfigPath, loadOptions(d.Env))
 	if err != nil {
 		return err
@@ -74,6 +80,9 @@ func (d *deployment) serve(ctx context.Context) error {
 		}
 	}
 	if d.dir, err = makeStateDir(cfg); err != nil {
+		return err
+	}
+	if err := checkSocketDir(d.dir); err != nil {
 		return err
 	}
 	own, err := openStore(ctx, cfg, d.dir)
@@ -93,7 +102,7 @@ func (d *deployment) serve(ctx context.Context) error {
 	if err := d.apply(ctx, cfg); err != nil {
 		return err
 	}
-	defer func() { d.retire() }()
+	defer d.endRetire()
 
 	services, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
@@ -109,19 +118,34 @@ func (d *deployment) serve(ctx context.Context) error {
 
 // start opens the sockets and runs everything but Envoy in g.
 func (d *deployment) start(ctx context.Context, g *errgroup.Group) error {
-	listeners, err := listenUnix(d.socket("ads"), d.socket("authz"), d.socket("authn"), filepath.Join(d.dir, controlFile))
+	listeners, err := listenUnix(d.socket("ads"), d.socket("authz"), d.socket("authn"), d.socket(controlSocket))
 	if err != nil {
 		return err
 	}
-	checks := grpc.NewServer(authz.ServerOptions()...)
-	d.authz.Register(checks)
+	serveAuthz := d.serveAuthz
+	if d.ServeAuthz != nil {
+		serveAuthz = d.ServeAuthz
+	}
 	g.Go(func() error { return d.xds.Serve(ctx, listeners[0]) })
 	g.Go(func() error { return d.authz.Run(ctx) })
-	g.Go(func() error { return serveGRPC(ctx, checks, listeners[1]) })
+	g.Go(func() error { return serveAuthz(ctx, listeners[1]) })
 	g.Go(func() error { return serveHTTP(ctx, d.authn, listeners[2], d.Log) })
 	g.Go(func() error { return serveHTTP(ctx, newControl(d.store), listeners[3], d.Log) })
-	g.Go(func() error { return d.prune(ctx) })
+	g.Go(func() error { every(ctx, pruneEvery, d.prune); return nil })
+	g.Go(func() error { every(ctx, renewEvery, d.renew); return nil })
 	g.Go(func() error { d.watch(ctx); return nil })
+	return nil
+}
+
+// serveAuthz answers Envoy's checks on l until ctx is done.
+func (d *deployment) serveAuthz(ctx context.Context, l net.Listener) error {
+	s := grpc.NewServer(authz.ServerOptions()...)
+	d.authz.Register(s)
+	stop := context.AfterFunc(ctx, s.Stop)
+	defer stop()
+	if err := s.Serve(l); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("serve authorization: %w", err)
+	}
 	return nil
 }
 
@@ -142,6 +166,7 @@ func (d *deployment) carry(ctx, services context.Context, binary envoy.Binary, c
 	}
 	supervisor, err := envoy.New(envoy.Config{
 		Binary: binary.Path, Dir: d.dir, Bootstrap: bootstrap, AdminSocket: d.socket("admin"), Log: d.Log,
+		Addresses: addresses(cfg),
 	})
 	if err != nil {
 		return err
@@ -149,13 +174,29 @@ func (d *deployment) carry(ctx, services context.Context, binary envoy.Binary, c
 	g := errgroup.Group{}
 	g.Go(func() error { defer stop(); return supervisor.Run(carrying) })
 	g.Go(func() error {
-		if supervisor.Ready(carrying) == nil {
-			d.Log.Info("ready", "address", cfg.Server.Address, "envoy", binary.Version.String(), "state", d.dir)
-			d.ready()
+		if supervisor.Ready(carrying) != nil {
+			return nil
 		}
+		// Envoy calls itself ready even if it refused our listener.
+		select {
+		case <-d.first:
+		case <-carrying.Done():
+			return nil
+		}
+		d.Log.Info("ready", "address", cfg.Server.Address, "envoy", binary.Version.String(), "state", d.dir)
+		d.ready()
 		return nil
 	})
 	return g.Wait()
+}
+
+// addresses are those that Envoy will listen on.
+func addresses(cfg *config.Config) []string {
+	all := []string{cfg.Server.Address}
+	if cfg.Server.HTTPRedirectAddress != "" {
+		all = append(all, cfg.Server.HTTPRedirectAddress)
+	}
+	return all
 }
 
 func (d *deployment) ready() {
@@ -165,7 +206,7 @@ func (d *deployment) ready() {
 }
 
 // socket is the path of one of our own sockets.
-func (d *deployment) socket(name string) string { return filepath.Join(d.dir, name+".sock") }
+func (d *deployment) socket(name string) string { return socketIn(d.dir, name) }
 
 // built is what one configuration makes of every part. Nothing of it is in
 // force yet.
@@ -222,13 +263,15 @@ func (d *deployment) apply(ctx context.Context, cfg *config.Config) error {
 		d.Log.Warn("configuration", "problem", w.String())
 	}
 	d.setLevel(cfg.LogLevel)
-	if d.retire != nil {
-		d.retire()
-	}
+	d.endRetire()
 	d.authz.Publish(b.authz)
 	d.authn.Publish(b.authn)
 	accepted := d.xds.Publish(b.xds)
-	d.retire = d.retireWhen(accepted)
+	if d.applied == nil {
+		d.first = accepted // there is nothing to retire
+	} else {
+		d.retire = d.retireWhen(accepted)
+	}
 	d.applied = cfg
 	return nil
 }
@@ -253,6 +296,12 @@ func (d *deployment) retireWhen(accepted <-chan struct{}) context.CancelFunc {
 	return func() { cancel(); <-done }
 }
 
+func (d *deployment) endRetire() {
+	if d.retire != nil {
+		d.retire()
+	}
+}
+
 // restartNeeded refuses what a running process cannot change under itself.
 func restartNeeded(old, cfg *config.Config) error {
 	if old == nil {
@@ -272,7 +321,7 @@ func restartNeeded(old, cfg *config.Config) error {
 // watch applies each new version of the configuration. One that is refused
 // changes nothing.
 func (d *deployment) watch(ctx context.Context) {
-	config.Watch(ctx, d.applied, loadOptions(d.Env), func(cfg *config.Config, err error) {
+	config.Watch(ctx, d.inForce(), loadOptions(d.Env), func(cfg *config.Config, err error) {
 		if err == nil {
 			err = d.apply(ctx, cfg)
 		}
@@ -301,38 +350,53 @@ func (d *deployment) setLevel(level string) {
 	d.Level.Set(levels[level])
 }
 
-// prune removes what has expired from the store, now and then.
-func (d *deployment) prune(ctx context.Context) error {
-	pruner, ok := d.store.(interface {
-		Prune(context.Context) (int, error)
-	})
-	if !ok {
-		return nil
-	}
-	tick := time.NewTicker(pruneEvery)
+// every calls do at each interval until ctx is done.
+func every(ctx context.Context, interval time.Duration, do func(context.Context)) {
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-tick.C:
-			if _, err := pruner.Prune(ctx); err != nil && ctx.Err() == nil {
-				d.Log.Warn("remove expired sessions", "error", err.Error())
-			}
+			do(ctx)
 		}
 	}
 }
 
-// makeStateDir makes the state folder for its owner alone.
-func makeStateDir(cfg *config.Config) (string, error) {
-	dir, err := stateDir(cfg)
-	if err != nil {
-		return "", err
+// prune removes what has expired from the store.
+func (d *deployment) prune(ctx context.Context) {
+	pruner, ok := d.store.(interface {
+		Prune(context.Context) (int, error)
+	})
+	for ok && ctx.Err() == nil {
+		removed, err := pruner.Prune(ctx)
+		if err != nil && ctx.Err() == nil {
+			d.Log.Warn("remove expired sessions", "error", err.Error())
+		}
+		if err != nil || removed == 0 {
+			return
+		}
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", fmt.Errorf("make the state folder: %w", err)
+}
+
+// renew puts a new certificate in force where the one we made nears its end:
+// to load a configuration renews it. What else changed is for watch to apply,
+// and to complain about.
+func (d *deployment) renew(ctx context.Context) {
+	cfg, err := config.Load(d.ConfigPath, loadOptions(d.Env))
+	if err != nil || cfg.Version == d.inForce().Version {
+		return
 	}
-	return dir, nil
+	if err := d.apply(ctx, cfg); err != nil {
+		d.Log.Error("renew the certificate", "error", err.Error())
+	}
+}
+
+func (d *deployment) inForce() *config.Config {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.applied
 }
 
 // openStore opens the configured back end.
@@ -345,69 +409,4 @@ func openStore(ctx context.Context, cfg *config.Config, dir string) (databroker.
 		return nil, fmt.Errorf("open the store: %w", err)
 	}
 	return store, nil
-}
-
-// maxSocketPath is below the limit of every system that we run on.
-const maxSocketPath = 100
-
-// listenUnix opens unix sockets that only our own user may use, in place of
-// ones that a process of ours left behind.
-func listenUnix(paths ...string) ([]net.Listener, error) {
-	var listeners []net.Listener
-	fail := func(err error) ([]net.Listener, error) {
-		for _, l := range listeners {
-			_ = l.Close()
-		}
-		return nil, err
-	}
-	for _, path := range paths {
-		if len(path) > maxSocketPath {
-			return fail(usageError{fmt.Errorf("the path of socket %s is %d bytes long, and %d is the most: "+
-				"choose a shorter databroker_storage_connection_string", path, len(path), maxSocketPath)})
-		}
-		if c, err := net.Dial("unix", path); err == nil {
-			_ = c.Close()
-			return fail(fmt.Errorf("another countersign serves this configuration (%s): stop it first", path))
-		}
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fail(fmt.Errorf("remove a socket left behind: %w", err))
-		}
-		l, err := net.Listen("unix", path)
-		if err != nil {
-			return fail(fmt.Errorf("listen: %w", err))
-		}
-		listeners = append(listeners, l)
-		// The folder is ours alone, so nobody can come in between.
-		if err := os.Chmod(path, 0o600); err != nil {
-			return fail(fmt.Errorf("protect socket: %w", err))
-		}
-	}
-	return listeners, nil
-}
-
-func serveGRPC(ctx context.Context, s *grpc.Server, l net.Listener) error {
-	stop := context.AfterFunc(ctx, s.Stop)
-	defer stop()
-	if err := s.Serve(l); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("serve authorization: %w", err)
-	}
-	return nil
-}
-
-func serveHTTP(ctx context.Context, h http.Handler, l net.Listener, log *slog.Logger) error {
-	s := &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       30 * time.Second,
-		WriteTimeout:      60 * time.Second,
-		IdleTimeout:       5 * time.Minute,
-		MaxHeaderBytes:    256 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-	}
-	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
-	defer stop()
-	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve: %w", err)
-	}
-	return nil
 }

@@ -72,7 +72,7 @@ func newSessionRevoke() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintf(c.OutOrStdout(), "%d sessions ended\n", ended)
+				_, err = fmt.Fprintf(c.OutOrStdout(), "%s ended\n", count(ended, "session"))
 				return err
 			})
 		},
@@ -99,17 +99,39 @@ func revoke(c *cobra.Command, store records, ids []string, goneIsGood bool) (end
 	return ended, nil
 }
 
-// withRecords loads the configuration, finds its records, and lets use work
-// on them.
+// withRecords finds the records of a configuration and lets use work on them.
+// The configuration that use gets has its secrets.
 func withRecords(c *cobra.Command, path string, use func(*config.Config, records) error) error {
-	cfg, err := config.Load(path, loadOptions(os.Environ()))
+	env := os.Environ()
+	// Nothing is made before it is certain that it is wanted.
+	cfg, err := config.Load(path, config.LoadOptions{Env: env})
 	if err != nil {
 		return err
 	}
-	store, closeStore, err := openRecords(c.Context(), cfg)
+	dir, err := stateDir(cfg)
 	if err != nil {
 		return err
 	}
-	defer closeStore()
-	return use(cfg, store)
+	running, closeRunning, err := findRunning(c.Context(), dir)
+	switch {
+	case err != nil:
+		return err
+	case running == nil && cfg.Databroker.StorageType == "memory":
+		return errors.New("nothing runs with this configuration, and databroker_storage_type: memory keeps nothing while nothing runs: " +
+			"start it with countersign run, or use databroker_storage_type: file")
+	}
+	if running != nil {
+		defer closeRunning()
+	}
+	if cfg, err = config.Load(path, loadOptions(env)); err != nil {
+		return err
+	}
+	if running != nil {
+		return use(cfg, running)
+	}
+	store, err := openStore(c.Context(), cfg, dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(use(cfg, store), store.Close())
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
@@ -20,6 +21,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/countersign/countersign/assertion"
@@ -33,7 +35,7 @@ const (
 	caKeyFile   = "ca-key.pem"
 	certFile    = "certificate.pem"
 	certKeyFile = "certificate-key.pem"
-	controlFile = "control.sock"
+	lockFile    = "generate.lock"
 	certLife    = 90 * 24 * time.Hour
 	certRenewAt = 30 * 24 * time.Hour
 	caLife      = 10 * 365 * 24 * time.Hour
@@ -70,21 +72,32 @@ func loadOptions(env []string) config.LoadOptions {
 	return config.LoadOptions{Env: env, Generate: generate}
 }
 
-// generate returns the deployment's own secrets and a certificate for its
-// hosts. What it makes is kept, so that a restart signs nobody out.
+// generate returns what the operator left out: the deployment's own secrets
+// and a certificate for its hosts. What it makes is kept, so that a restart
+// signs nobody out.
 func generate(cfg *config.Config) (*config.Generated, error) {
-	dir, err := stateDir(cfg)
+	own := cfg.Secrets
+	secrets := own.Shared == nil || own.Cookie == nil || own.SigningKey == nil
+	certificate := !cfg.Server.Insecure && len(cfg.Server.Certificates) == 0
+	if !secrets && !certificate {
+		return nil, nil
+	}
+	dir, err := makeStateDir(cfg)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the state folder: %w", err)
-	}
-	g, err := keptSecrets(filepath.Join(dir, secretsFile))
+	unlock, err := lock(filepath.Join(dir, lockFile))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("lock the state folder: %w", err)
 	}
-	if !cfg.Server.Insecure && len(cfg.Server.Certificates) == 0 {
+	defer unlock()
+	g := &config.Generated{}
+	if secrets {
+		if g, err = keptSecrets(filepath.Join(dir, secretsFile)); err != nil {
+			return nil, err
+		}
+	}
+	if certificate {
 		chain, key, err := keptCertificate(dir, certificateHosts(cfg), time.Now())
 		if err != nil {
 			return nil, fmt.Errorf("make a certificate: %w", err)
@@ -94,73 +107,108 @@ func generate(cfg *config.Config) (*config.Generated, error) {
 	return g, nil
 }
 
+// makeStateDir makes the state folder for its owner alone.
+func makeStateDir(cfg *config.Config) (string, error) {
+	dir, err := stateDir(cfg)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make the state folder: %w", err)
+	}
+	return dir, nil
+}
+
+// lock waits until no other process makes anything in a state folder, and
+// returns what lets the next one. It ends with the process.
+func lock(path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+// secretsOnDisk is the content of secretsFile.
+type secretsOnDisk struct {
+	Shared     []byte `json:"shared_secret"`
+	Cookie     []byte `json:"cookie_secret"`
+	SigningKey []byte `json:"signing_key"`
+}
+
 // keptSecrets reads the secrets in path, or makes them there.
 func keptSecrets(path string) (*config.Generated, error) {
-	type file struct {
-		Shared     []byte `json:"shared_secret"`
-		Cookie     []byte `json:"cookie_secret"`
-		SigningKey []byte `json:"signing_key"`
-	}
-	raw, err := os.ReadFile(path)
+	raw, err := readPrivate(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		key, err := assertion.GenerateSigningKey()
+		g, err := newSecrets()
 		if err != nil {
-			return nil, fmt.Errorf("make a signing key: %w", err)
+			return nil, err
 		}
-		made := file{Shared: make([]byte, 32), Cookie: make([]byte, 32), SigningKey: key}
-		_, _ = rand.Read(made.Shared) // never fails: crypto/rand ends the program instead
-		_, _ = rand.Read(made.Cookie)
-		raw, err := json.MarshalIndent(made, "", "  ")
+		raw, err := json.MarshalIndent(secretsOnDisk{g.Shared, g.Cookie, g.SigningKey}, "", "  ")
 		if err != nil {
 			return nil, fmt.Errorf("encode secrets: %w", err)
 		}
-		if err := writeNew(path, raw); err != nil {
-			if errors.Is(err, fs.ErrExist) { // another command was first: use what it made
-				return keptSecrets(path)
-			}
+		if err := replaceFile(path, raw); err != nil {
 			return nil, fmt.Errorf("keep secrets: %w", err)
 		}
-		return &config.Generated{Shared: made.Shared, Cookie: made.Cookie, SigningKey: made.SigningKey}, nil
+		return g, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read secrets: %w", err)
 	}
-	var kept file
-	if err := json.Unmarshal(raw, &kept); err != nil || len(kept.Shared) != 32 || len(kept.Cookie) != 32 || len(kept.SigningKey) == 0 {
+	var kept secretsOnDisk
+	err = json.Unmarshal(raw, &kept)
+	if err == nil {
+		_, err = assertion.ParseSigningKey(kept.SigningKey)
+	}
+	if err != nil || len(kept.Shared) != 32 || len(kept.Cookie) != 32 {
+		// What err says may quote a secret.
 		return nil, fmt.Errorf("%s is damaged: restore it from a backup, or remove it to sign everybody out and begin with new keys", path)
 	}
 	return &config.Generated{Shared: kept.Shared, Cookie: kept.Cookie, SigningKey: kept.SigningKey}, nil
 }
 
-// writeNew writes a file for its owner alone, whole or not at all, and fails
-// with fs.ErrExist if there is one.
-func writeNew(path string, content []byte) error {
-	tmp, err := writeTemp(path, content)
+// newSecrets makes the secrets of a deployment.
+func newSecrets() (*config.Generated, error) {
+	key, err := assertion.GenerateSigningKey()
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("make a signing key: %w", err)
 	}
-	return errors.Join(os.Link(tmp, path), os.Remove(tmp))
+	g := &config.Generated{Shared: make([]byte, 32), Cookie: make([]byte, 32), SigningKey: key}
+	_, _ = rand.Read(g.Shared) // never fails: crypto/rand ends the program instead
+	_, _ = rand.Read(g.Cookie)
+	return g, nil
+}
+
+// readPrivate reads a file of secrets, unless everybody could have.
+func readPrivate(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode()&0o007 != 0 {
+		return nil, fmt.Errorf("%s is open to every user of this machine: run chmod 600 on it", path)
+	}
+	return os.ReadFile(path)
 }
 
 // replaceFile writes a file for its owner alone, whole or not at all.
 func replaceFile(path string, content []byte) error {
-	tmp, err := writeTemp(path, content)
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // mode 0600
 	if err != nil {
 		return err
 	}
-	return os.Rename(tmp, path)
-}
-
-func writeTemp(path string, content []byte) (string, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // mode 0600
-	if err != nil {
-		return "", err
-	}
 	_, err = f.Write(content)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(f.Name()))
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
 	}
-	return f.Name(), nil
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
 }
 
 // certificateHosts are the names that a certificate of ours must cover.
@@ -179,15 +227,15 @@ func certificateHosts(cfg *config.Config) []string {
 // keptCertificate returns the certificate in dir if it still serves, else one
 // newly signed by the authority in dir.
 func keptCertificate(dir string, hosts []string, now time.Time) (chain, key []byte, err error) {
-	chainPath, keyPath := filepath.Join(dir, certFile), filepath.Join(dir, certKeyFile)
-	chain, chainErr := os.ReadFile(chainPath)
-	key, keyErr := os.ReadFile(keyPath)
-	if chainErr == nil && keyErr == nil && serves(chain, hosts, now) {
-		return chain, key, nil
-	}
 	ca, caKey, err := keptAuthority(dir, now)
 	if err != nil {
 		return nil, nil, err
+	}
+	chainPath, keyPath := filepath.Join(dir, certFile), filepath.Join(dir, certKeyFile)
+	chain, chainErr := os.ReadFile(chainPath)
+	key, keyErr := readPrivate(keyPath)
+	if chainErr == nil && keyErr == nil && serves(chain, key, ca, hosts, now) {
+		return chain, key, nil
 	}
 	chain, key, err = issue(leaf(hosts, now), ca, caKey)
 	if err != nil {
@@ -199,7 +247,7 @@ func keptCertificate(dir string, hosts []string, now time.Time) (chain, key []by
 // leaf is a server's certificate for hosts, yet to be signed.
 func leaf(hosts []string, now time.Time) *x509.Certificate {
 	template := &x509.Certificate{
-		Subject:     pkix.Name{CommonName: hosts[0]},
+		Subject:     pkix.Name{CommonName: "Countersign"}, // 64 bytes at most: too few for a host
 		NotBefore:   now.Add(-time.Hour),
 		NotAfter:    now.Add(certLife),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
@@ -215,18 +263,15 @@ func leaf(hosts []string, now time.Time) *x509.Certificate {
 	return template
 }
 
-// serves reports whether a certificate covers hosts and is not about to expire.
-func serves(chain []byte, hosts []string, now time.Time) bool {
-	block, _ := pem.Decode(chain)
-	if block == nil {
+// serves reports whether a certificate and its key go together, cover exactly
+// hosts, were signed by ca and are not about to expire.
+func serves(chain, key []byte, ca *x509.Certificate, hosts []string, now time.Time) bool {
+	pair, err := tls.X509KeyPair(chain, key)
+	if err != nil || pair.Leaf.CheckSignatureFrom(ca) != nil || now.Add(certRenewAt).After(pair.Leaf.NotAfter) {
 		return false
 	}
-	cert, err := x509.ParseCertificate(block.Bytes)
-	if err != nil || now.Add(certRenewAt).After(cert.NotAfter) {
-		return false
-	}
-	have := slices.Clone(cert.DNSNames)
-	for _, ip := range cert.IPAddresses {
+	have := slices.Clone(pair.Leaf.DNSNames)
+	for _, ip := range pair.Leaf.IPAddresses {
 		have = append(have, ip.String())
 	}
 	slices.Sort(have)
@@ -237,15 +282,15 @@ func serves(chain []byte, hosts []string, now time.Time) bool {
 func keptAuthority(dir string, now time.Time) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 	certPath, keyPath := filepath.Join(dir, caFile), filepath.Join(dir, caKeyFile)
 	certPEM, certErr := os.ReadFile(certPath)
-	keyPEM, keyErr := os.ReadFile(keyPath)
+	keyPEM, keyErr := readPrivate(keyPath)
+	if keyErr != nil && !errors.Is(keyErr, fs.ErrNotExist) {
+		return nil, nil, keyErr // never replace quietly what people have come to trust
+	}
 	if certErr == nil && keyErr == nil {
-		certBlock, _ := pem.Decode(certPEM)
-		keyBlock, _ := pem.Decode(keyPEM)
-		if certBlock != nil && keyBlock != nil {
-			cert, err := x509.ParseCertificate(certBlock.Bytes)
-			key, keyErr := x509.ParsePKCS8PrivateKey(keyBlock.Bytes)
-			if signer, ok := key.(*ecdsa.PrivateKey); ok && err == nil && keyErr == nil && now.Add(certLife).Before(cert.NotAfter) {
-				return cert, signer, nil
+		pair, err := tls.X509KeyPair(certPEM, keyPEM)
+		if err == nil && now.Add(certLife).Before(pair.Leaf.NotAfter) {
+			if signer, ok := pair.PrivateKey.(*ecdsa.PrivateKey); ok {
+				return pair.Leaf, signer, nil
 			}
 		}
 	}
@@ -265,7 +310,11 @@ func keptAuthority(dir string, now time.Time) (*x509.Certificate, *ecdsa.Private
 	if err := errors.Join(replaceFile(keyPath, key), replaceFile(certPath, chain), os.Chmod(certPath, 0o644)); err != nil {
 		return nil, nil, err
 	}
-	return keptAuthority(dir, now)
+	pair, err := tls.X509KeyPair(chain, key)
+	if err != nil {
+		return nil, nil, err
+	}
+	return pair.Leaf, pair.PrivateKey.(*ecdsa.PrivateKey), nil
 }
 
 // issue makes a P-256 key and a certificate for it, signed by ca or, if that

@@ -71,7 +71,10 @@ func verificationKeys(jwks, key string) (assertion.KeySource, error) {
 
 func verify(ctx context.Context, w io.Writer, keys assertion.KeySource, audience, token, output string) error {
 	claims, err := assertion.NewVerifier(assertion.VerifierConfig{Keys: keys, Audience: audience}).Verify(ctx, token)
-	if err != nil {
+	switch {
+	case errors.Is(err, assertion.ErrKeysUnavailable):
+		return fmt.Errorf("the assertion cannot be checked: %w", err)
+	case err != nil:
 		return fmt.Errorf("the assertion is bad: %w", err)
 	}
 	if output == "text" {

@@ -154,9 +154,13 @@ func TestCheck(t *testing.T) {
 			map[string]string{
 				"authz/a.go":           imports("authz", "config", "policy", "databroker"),
 				"authz/b.go":           imports("authz", "config", "assertion", "internal/signin", "internal/pages"),
-				"cmd/countersign/m.go": imports("main", "config", "policy", "databroker", "assertion", "internal/signin", "internal/pages"),
+				"authz/c.go":           imports("authz", "envoy"),
+				"cmd/countersign/m.go": imports("main", "config", "policy", "databroker", "assertion", "internal/signin", "internal/pages", "xds"),
 			},
-			[]string{"authz: imports 6 packages of ours, the budget is 5: assertion, config, databroker, internal/pages, internal/signin, policy"},
+			[]string{
+				"authz/c.go:2:8: authz may not import envoy",
+				"authz: imports 7 packages of ours, the budget is 6: assertion, config, databroker, envoy, internal/pages, internal/signin, policy",
+			},
 		},
 		{
 			"a struct has at most twenty fields",
