@@ -26,7 +26,7 @@ test: $(envoy) chromium ## run every test: unit, golden, real Envoy, real browse
 	go test -p 2 -timeout 12m ./... </dev/null
 
 bench: $(envoy) ## print the numbers of the hot path
-	go test -run '^$$' -bench . -benchmem -p 1 -timeout 30m ./...
+	go test -run '^$$' -bench '^BenchmarkNumbers$$' -benchtime 1x -timeout 15m ./internal/e2e </dev/null
 
 lint: ## check format, vet and the budgets of .golangci.yml
 	@unformatted=$$(gofmt -l .); \

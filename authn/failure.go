@@ -76,7 +76,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		level = slog.LevelError
 	}
 	s.log.Log(r.Context(), level, "request refused",
-		"request_id", requestID(r), "method", bounded(r.Method, 16), "host", bounded(r.Host, 255), "path", bounded(r.URL.Path, 255),
+		"request-id", requestID(r), "method", bounded(r.Method, 16), "host", bounded(r.Host, 255), "path", bounded(r.URL.Path, 255),
 		"status", f.status, "code", f.code, "cause", causeText(f.cause))
 
 	if f.before != nil {

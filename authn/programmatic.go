@@ -127,6 +127,6 @@ func (s *Server) consent(g *Generation, w http.ResponseWriter, r *http.Request) 
 	q := target.Query()
 	q.Set(signin.ParamJWT, token)
 	target.RawQuery = q.Encode()
-	s.log.InfoContext(r.Context(), "program signed in", "request_id", requestID(r), "user", bounded(session.UserID, 255), "host", target.Host)
+	s.log.InfoContext(r.Context(), "program signed in", "request-id", requestID(r), "user", bounded(session.UserID, 255), "host", target.Host)
 	return redirect(w, target.String())
 }

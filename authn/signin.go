@@ -220,7 +220,7 @@ func (s *Server) providerCallback(g *Generation, w http.ResponseWriter, r *http.
 	}
 	end(w)
 	http.SetCookie(w, cookie)
-	s.log.InfoContext(r.Context(), "signed in", "request_id", requestID(r), "user", bounded(session.UserID, 255), "programmatic", req.Programmatic)
+	s.log.InfoContext(r.Context(), "signed in", "request-id", requestID(r), "user", bounded(session.UserID, 255), "programmatic", req.Programmatic)
 	return s.handOver(g, w, r, req, session)
 }
 

@@ -135,7 +135,7 @@ func (s *Server) end(ctx context.Context, r *http.Request, session *databroker.S
 	if err != nil && !errors.Is(err, databroker.ErrNotFound) {
 		return storeDown("delete session", err)
 	}
-	s.log.InfoContext(ctx, "signed out", "request_id", requestID(r), "user", bounded(session.UserID, 255))
+	s.log.InfoContext(ctx, "signed out", "request-id", requestID(r), "user", bounded(session.UserID, 255))
 	return nil
 }
 

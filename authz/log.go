@@ -2,6 +2,7 @@ package authz
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 )
 
@@ -9,7 +10,8 @@ import (
 // with neither query nor token.
 func (s *Server) record(ctx context.Context, r *request, c *ruling) {
 	level := slog.LevelInfo
-	if c.outcome == Unavailable {
+	// That a client went away before its answer is nothing to look into.
+	if c.outcome == Unavailable && !errors.Is(c.err, context.Canceled) {
 		level = slog.LevelError
 	}
 	log := s.log

@@ -173,7 +173,11 @@ func notice(a answer, c *ruling, r *request, link string) pages.Notice {
 	if c.route != nil && c.outcome == Forbidden {
 		if c.who != nil {
 			n.Details = append(n.Details, pages.Detail{Label: "Signed in as", Value: whose(c.who)})
-			n.Remedy = "If you have another account that may enter, sign out and sign in with it. Otherwise ask whoever runs this application."
+			n.Remedy = "If you have another account that may enter, sign in with that one. Otherwise ask whoever runs this application."
+			if !c.who.principal.ServiceAccount && r.navigation() {
+				back := url.Values{signin.ParamRedirectURI: {r.target().String()}}
+				n.Actions = append(n.Actions, pages.Action{Label: "Use another account", URL: "/.pomerium/sign_out?" + back.Encode()})
+			}
 		}
 		n.Actions = append(n.Actions, pages.Action{Label: "Who am I?", URL: "/.pomerium/"})
 	}

@@ -331,6 +331,10 @@ func (d *deployment) watch(ctx context.Context) {
 			d.Log.Info("configuration reloaded", "version", cfg.Version, "routes", len(cfg.Routes))
 		case errors.As(err, &problems):
 			for _, p := range problems {
+				if p.Warning {
+					d.Log.Warn("configuration", "problem", p.String())
+					continue
+				}
 				d.Log.Error("configuration refused; the last good one stays in force", "problem", p.String())
 			}
 		default:

@@ -45,7 +45,7 @@ const (
 
 // Config says where the demo runs. Listen and Dir are required.
 type Config struct {
-	// Listen is Envoy's HTTPS address, an IP address and a port.
+	// Listen is Envoy's HTTPS address, a loopback address and a port.
 	Listen string
 	// Dir is the state folder. The certificate authority in it is made once
 	// and used again; config.yaml and the certificate are rewritten.
@@ -80,6 +80,9 @@ func New(cfg Config) (_ *Demo, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("demo: address to listen on: %w", err)
 	}
+	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+		return nil, fmt.Errorf("demo: %s is not a loopback address: its provider asks nobody for a password, so it stays on this machine", cfg.Listen)
+	}
 	if cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("demo: state folder: %w", err)
 	}
@@ -100,7 +103,7 @@ func New(cfg Config) (_ *Demo, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("demo: %w", err)
 	}
-	d.client = newClient(net.JoinHostPort(dialHost(host), port), roots)
+	d.client = newClient(cfg.Listen, roots)
 	defer func() {
 		if err != nil {
 			d.Close()
@@ -261,14 +264,6 @@ func serve(ctx context.Context, g *errgroup.Group, l net.Listener, h http.Handle
 		}
 		return nil
 	})
-}
-
-// dialHost is where a listener at host is reached from this machine.
-func dialHost(host string) string {
-	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
-		return "127.0.0.1"
-	}
-	return host
 }
 
 // newClient reaches the proxy for its own port and loopback for every other.

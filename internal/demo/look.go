@@ -27,6 +27,7 @@ var frameMarkup string
 var templates = template.Must(template.New("demo").Funcs(template.FuncMap{
 	"style":   func() template.CSS { return template.CSS(style) },
 	"initial": initial,
+	"address": address,
 	"join":    func(s []string) string { return strings.Join(s, ", ") },
 	"clock":   func(t time.Time) string { return t.UTC().Format("15:04:05 UTC") },
 	"stamp":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
@@ -52,6 +53,16 @@ func show(w http.ResponseWriter, status int, name string, data any) {
 	h.Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	_, _ = w.Write(b.Bytes())
+}
+
+// address lets a line break after the @ of an email address, and so not within
+// a name.
+func address(email string) template.HTML {
+	local, host, ok := strings.Cut(email, "@")
+	if !ok {
+		return template.HTML(template.HTMLEscapeString(email))
+	}
+	return template.HTML(template.HTMLEscapeString(local) + "@<wbr>" + template.HTMLEscapeString(host))
 }
 
 func initial(name string) string {

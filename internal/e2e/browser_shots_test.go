@@ -1,0 +1,44 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
+)
+
+// screenshots is where pictures of what people saw are kept, at the root of
+// the module.
+const screenshots = "../../.out/screenshots"
+
+// photograph keeps the page as it looks by day and by night, on a desk and on
+// a phone.
+func (b *tab) photograph(name string) {
+	b.t.Helper()
+	if err := os.MkdirAll(screenshots, 0o755); err != nil {
+		b.t.Fatal(err)
+	}
+	for _, scheme := range []string{"light", "dark"} {
+		call(b, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
+		})
+		for size, width := range map[string]int64{"wide": 1280, "narrow": 390} {
+			b.do(chromedp.EmulateViewport(width, 800))
+			ctx, cancel := b.patient()
+			png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
+			cancel()
+			if err != nil {
+				b.t.Fatalf("photograph %s: %v", b.here().url, err)
+			}
+			if scroll := evaluate[int64](b, `document.documentElement.scrollWidth`); scroll > width {
+				b.t.Errorf("%s is %d pixels wide in a window of %d", b.here().url, scroll, width)
+			}
+			file := filepath.Join(screenshots, name+"-"+scheme+"-"+size+".png")
+			if err := os.WriteFile(file, png, 0o644); err != nil {
+				b.t.Fatal(err)
+			}
+		}
+	}
+	b.do(chromedp.ResetViewport())
+}

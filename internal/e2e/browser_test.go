@@ -1,0 +1,24 @@
+package e2e
+
+import "testing"
+
+// TestBrowser is what people see: all of it in one real browser, through a
+// real Envoy.
+func TestBrowser(t *testing.T) {
+	c := startChromium(t)
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *chromium)
+	}{
+		{"the demo shows each hop what it received, and ends with Ctrl-C", testDemo},
+		{"a sign-in works with the provider and the authenticate host on another site", testOtherSite},
+		{"twenty tabs sign in at once, each to its own page", testTabs},
+		{"a hand-off link signs nobody in but the browser that asked for it", testHandoff},
+		{"a callback of an attacker's sign-in signs nobody in as the attacker", testLoginForgery},
+		{"the remedies for pages that call another host work", testCORS},
+		{"pages work without scripts", testWithoutScripts},
+		{"a page that breaks its policy is noticed", testNoticesViolations},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, c) })
+	}
+}
