@@ -3,6 +3,8 @@ package config
 import (
 	"sort"
 	"strings"
+
+	"github.com/countersign/countersign/policy"
 )
 
 // Key describes one supported key, for the reference page and for tests.
@@ -268,42 +270,6 @@ func (t table) nearest(key string) string {
 	for k := range t.supported {
 		known = append(known, k)
 	}
-	return nearest(key, known)
-}
-
-// nearest is the candidate at the smallest edit distance from word, "" if all
-// are too far to be a slip of the keyboard.
-func nearest(word string, candidates []string) string {
-	if len(word) > 64 {
-		return ""
-	}
-	sort.Strings(candidates)
-	best, bestDistance := "", len(word)/3+2
-	for _, c := range candidates {
-		if d := distance(strings.ToLower(word), c); d < bestDistance {
-			best, bestDistance = c, d
-		}
-	}
-	return best
-}
-
-// distance is the Levenshtein distance of two short strings.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, diagonal+1)
-		}
-	}
-	return row[len(b)]
+	sort.Strings(known)
+	return policy.Nearest(key, known)
 }

@@ -91,6 +91,16 @@ func describe(n *yaml.Node) string {
 
 // suggest is a hint with the name nearest to the one found, if one is near.
 func suggest(found string, names []string) string {
+	if best := Nearest(found, names); best != "" {
+		return fmt.Sprintf("did you mean %q?", best)
+	}
+	return ""
+}
+
+// Nearest is the one of names, which are lower case, at the smallest edit
+// distance from found: of several the first, and "" if all are too far to be a
+// slip of the keyboard. It is here for whoever reads the keys around a policy.
+func Nearest(found string, names []string) string {
 	if len(found) > 64 {
 		return ""
 	}
@@ -100,10 +110,7 @@ func suggest(found string, names []string) string {
 			best, least = name, d
 		}
 	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf("did you mean %q?", best)
+	return best
 }
 
 // distance is how many letters to add, drop or change to get from a to b.

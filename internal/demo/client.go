@@ -36,6 +36,7 @@ func (c *client) DevMode() bool {
 	return slices.ContainsFunc(c.config.RedirectURIs, func(u string) bool { return strings.HasPrefix(u, "http://") })
 }
 
+//nolint:staticcheck // ST1003: the library's interface has this name
 func (c *client) RestrictAdditionalIdTokenScopes() func([]string) []string     { return allScopes }
 func (c *client) RestrictAdditionalAccessTokenScopes() func([]string) []string { return allScopes }
 func (c *client) IsScopeAllowed(scope string) bool                             { return scope == scopeGroups }

@@ -128,7 +128,9 @@ func (c *client) do(request []byte) (status int, head []byte, err error) {
 		return 0, nil, err
 	}
 	for end := -1; end < 0; {
-		head, err = c.r.Peek(max(1, c.r.Buffered()))
+		if head, err = c.r.Peek(max(1, c.r.Buffered())); err != nil {
+			return 0, nil, err
+		}
 		if end = bytes.Index(head, []byte("\r\n\r\n")); end >= 0 {
 			head = head[:end+4]
 		} else if _, err = c.r.Peek(len(head) + 1); err != nil {

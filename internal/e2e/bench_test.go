@@ -113,7 +113,6 @@ func inProcess(b *testing.B) []figure {
 // contender is one of those that are compared under the same load.
 type contender struct {
 	name, address         string
-	request               []byte
 	envoyPID, authorizers int
 	samples               []sample
 }

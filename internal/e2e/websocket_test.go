@@ -37,6 +37,7 @@ func (w *world) dialWebSocket(t testing.TB, host, session string) *webSocket {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = response.Body.Close() })
 	if response.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("%s, want an upgrade", response.Status)
 	}
