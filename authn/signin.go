@@ -338,14 +338,19 @@ func (s *Server) record(ctx context.Context, g *Generation, who *identity) (*dat
 	return session, nil
 }
 
-// recordUser creates or updates the user. Two sign-ins of one person at once
-// both succeed; one under the id of a service account never does.
+// recordUser creates or updates the user. All sign-ins that one person may
+// have under way succeed at once; one under the id of a service account never
+// does.
 func (s *Server) recordUser(ctx context.Context, who *identity, now time.Time) error {
-	known := false
-	for range 4 {
+	unknown := 0
+	// Each round of a crowd lets one of it through.
+	for range 2 * signin.MaxPending {
 		user, err := s.store.User(ctx, who.subject)
-		known = err == nil
 		if errors.Is(err, databroker.ErrNotFound) {
+			// What cannot be created, and is not there, is a service account.
+			if unknown++; unknown > 4 {
+				return userIsAccount()
+			}
 			user, err = &databroker.User{ID: who.subject, CreatedAt: now}, nil
 		}
 		if err != nil {
@@ -360,9 +365,10 @@ func (s *Server) recordUser(ctx context.Context, who *identity, now time.Time) e
 			return storeDown("write user", err)
 		}
 	}
-	if known {
-		return unavailable("busy", errors.New("write user: changed each time"))
-	}
+	return unavailable("busy", errors.New("write user: changed each time"))
+}
+
+func userIsAccount() *failure {
 	return &failure{
 		status: http.StatusForbidden, code: "user-is-service-account",
 		title:   "This account cannot sign in",
