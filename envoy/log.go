@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 )
 
 // logFormat makes Envoy write each of its records as one line of JSON.
@@ -23,6 +24,9 @@ type logWriter struct {
 	line []byte
 	// cut says that the rest of the line is being thrown away.
 	cut bool
+	// ending says that Envoy was asked to end: what it then warns of, that it
+	// ends, is no news.
+	ending atomic.Bool
 }
 
 func (w *logWriter) Write(p []byte) (int, error) {
@@ -54,6 +58,9 @@ func (w *logWriter) flush() {
 	level, message, attrs := parseLogLine(line)
 	if cut {
 		attrs = append(attrs, slog.Bool("truncated", true))
+	}
+	if level == slog.LevelWarn && w.ending.Load() {
+		level = slog.LevelDebug
 	}
 	w.log.LogAttrs(context.Background(), level, message, attrs...)
 }

@@ -121,3 +121,18 @@ func FuzzLogWriter(f *testing.F) {
 		}
 	})
 }
+
+func TestLogWriterAtTheEnd(t *testing.T) {
+	log, out := records()
+	w := &logWriter{log: log}
+	w.ending.Store(true)
+	for _, level := range []string{"warning", "error"} {
+		if _, err := w.Write([]byte(`{"level":"` + level + `","logger":"main","message":"caught SIGTERM"}` + "\n")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := "level=DEBUG msg=\"caught SIGTERM\" logger=main\nlevel=ERROR msg=\"caught SIGTERM\" logger=main\n"
+	if got := out.String(); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

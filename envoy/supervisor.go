@@ -225,7 +225,7 @@ func (s *Supervisor) runOnce(ctx context.Context, pid *pidFile, restarts int) (e
 	select {
 	case <-c.done:
 	case <-ctx.Done():
-		s.stop(c)
+		s.stop(c, out)
 	}
 	c.sweep()
 	out.flush()
@@ -267,7 +267,7 @@ func childEnv() []string {
 
 // stop lets requests finish, then ends Envoy: politely, and after that for
 // certain.
-func (s *Supervisor) stop(c *child) {
+func (s *Supervisor) stop(c *child, out *logWriter) {
 	total := s.cfg.DrainTimeout
 	// Run's context has ended; from here on only the clock counts.
 	deadline, cancel := context.WithTimeout(context.Background(), total)
@@ -279,6 +279,7 @@ func (s *Supervisor) stop(c *child) {
 	if err := s.drain(drain, c); err != nil {
 		s.cfg.Log.Warn("envoy drain cut short", "error", err)
 	}
+	out.ending.Store(true)
 	c.terminate()
 	select {
 	case <-c.done:
