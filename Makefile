@@ -17,6 +17,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/countersign
+	@echo "building bin/countersign (the first time takes some minutes)"
 	CGO_ENABLED=0 go build -trimpath -o bin/countersign ./cmd/countersign
 
 run: build $(envoy) ## start the demo and print the URL to open

@@ -52,7 +52,7 @@ func TestReadme(t *testing.T) {
 		}
 	}
 
-	explain := []string{"policy", "explain", "--config", path, "--route", "https://app.example.com:8443", "--email", "ana@example.com"}
+	explain := []string{"policy", "explain", "--config", path, "--route", "https://app.example.com", "--email", "ana@example.com"}
 	stdout.Reset()
 	if code := run(t.Context(), explain, &stdout, &stderr); code != 0 || !strings.HasPrefix(stdout.String(), "allow") {
 		t.Errorf("explain: exit code %d\n%s%s", code, &stdout, &stderr)
