@@ -21,7 +21,7 @@ func (l *loader) assertion(s settings) {
 	if v, ok := s["jwt_claims_headers"]; ok {
 		a.ClaimHeaders = l.claimHeaders(v)
 	}
-	if v, ok := s["jwt_issuer_format"]; ok && v.node.Value != "" {
+	if v, ok := s["jwt_issuer_format"]; ok && !v.empty() {
 		a.IssuerFormat, _ = l.oneOf(v, "hostOnly", "uri")
 	}
 	if v, ok := s["jwt_assertion_reuse"]; ok {
@@ -60,6 +60,10 @@ func (l *loader) claimHeaders(v value) []ClaimHeader {
 			seen[folded] = true
 			list = append(list, ClaimHeader{Header: header, Claim: claim})
 		}
+	}
+	if v.node.Kind == yaml.ScalarNode && !v.env && v.node.ShortTag() != "!!str" {
+		l.wrongType(v, "a mapping of headers to claims, or a list of claims", "")
+		return nil
 	}
 	if v.node.Kind != yaml.MappingNode {
 		for _, e := range l.items(v) {

@@ -140,7 +140,7 @@ func (l *loader) cookie(s settings) {
 			l.problem(v.at(), "at most 64 characters", "cookie_name is too long")
 		}
 	}
-	if v, ok := s["cookie_domain"]; ok && v.node.Value != "" {
+	if v, ok := s["cookie_domain"]; ok && !v.empty() {
 		c.Domain = l.cookieDomain(v)
 		if strings.HasPrefix(c.Name, "__Host-") {
 			l.problem(v.at(), "browsers refuse a __Host- cookie with a domain: rename it or remove cookie_domain", "cookie_domain does not go with cookie_name %s", clip(c.Name))
@@ -154,7 +154,7 @@ func (l *loader) cookie(s settings) {
 			l.problem(v.at(), "a session needs a lifetime, such as 14h", "cookie_expire is less than a second")
 		}
 	}
-	if v, ok := s["cookie_same_site"]; ok && v.node.Value != "" {
+	if v, ok := s["cookie_same_site"]; ok && !v.empty() {
 		c.SameSite, _ = l.oneOf(v, "strict", "lax", "none")
 	}
 }

@@ -25,7 +25,7 @@ func (l *loader) server(s settings) {
 	if v, ok := s["address"]; ok {
 		server.Address = l.hostPort(v)
 	}
-	if v, ok := s["http_redirect_addr"]; ok && v.node.Value != "" {
+	if v, ok := s["http_redirect_addr"]; ok && !v.empty() {
 		server.HTTPRedirectAddress = l.hostPort(v)
 		if server.HTTPRedirectAddress == server.Address && server.Address != "" {
 			l.problem(v.at(), "give it a port of its own, such as :80", "http_redirect_addr is the same as address")

@@ -74,6 +74,9 @@ func describe(n *yaml.Node) string {
 	return "a " + strings.TrimLeft(n.ShortTag(), "!")
 }
 
+// empty reports text without a letter, which for some keys stands for none.
+func (v value) empty() bool { return v.node.Kind == yaml.ScalarNode && v.node.Value == "" }
+
 // text reads text. Numbers and dates count as the text they are written as.
 func (l *loader) text(v value) (string, bool) {
 	if v.node.Kind == yaml.ScalarNode {
