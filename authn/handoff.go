@@ -16,7 +16,11 @@ func (s *Server) handOver(g *Generation, w http.ResponseWriter, r *http.Request,
 	if req.Programmatic {
 		return s.askConsent(g, w, r, req, session)
 	}
-	token, err := s.sessionToken(g, session)
+	target, err := g.hosts.target(req.Target)
+	if err != nil {
+		return badRequest("redirect-target", "This link does not lead to a page of this site.", errTarget)
+	}
+	token, err := s.sessionToken(g, session, g.audience(target.Host))
 	if err != nil {
 		return err
 	}

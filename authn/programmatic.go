@@ -120,7 +120,7 @@ func (s *Server) consent(g *Generation, w http.ResponseWriter, r *http.Request) 
 	}
 
 	// The request is genuine: from here on we may change things.
-	token, err := s.sessionToken(g, session)
+	token, err := s.sessionToken(g, session, "")
 	if err != nil {
 		return err
 	}

@@ -74,7 +74,7 @@ func (s *Server) principal(g *Generation, r *http.Request) (*principal, error) {
 	h := r.Header
 	for _, p := range signin.Present(g.cfg.Cookie.Name, h["Cookie"], h.Get("X-Pomerium-Authorization"), h.Get("Authorization"), r.URL.RawQuery) {
 		c, err := g.keys.OpenCredential(p.Token, s.now())
-		if err != nil {
+		if err != nil || !c.GoodFor(r.Host, g.cfg.Cookie.Domain) {
 			continue
 		}
 		switch c.Kind {
@@ -151,11 +151,25 @@ func (g *Generation) authenticateCookie(session *databroker.Session) (*http.Cook
 	}, nil
 }
 
-// sessionToken is the credential for a session.
-func (s *Server) sessionToken(g *Generation, session *databroker.Session) (string, error) {
+// sessionToken is the credential for a session on a host, "" for any.
+func (s *Server) sessionToken(g *Generation, session *databroker.Session, host string) (string, error) {
 	return g.keys.MintSession(signin.SessionToken{
-		SessionID: session.ID, IDPID: session.IDPID, IssuedAt: s.now(), ExpiresAt: session.ExpiresAt,
+		Host: host, SessionID: session.ID, IDPID: session.IDPID, IssuedAt: s.now(), ExpiresAt: session.ExpiresAt,
 	})
+}
+
+// audience is where the session cookie of a route's host is good. Whoever sets
+// cookie_http_only: false wants pages to read the cookie and use it on other
+// hosts (X-Pomerium-Authorization), so then it is good on all.
+func (g *Generation) audience(host string) string {
+	c := g.cfg.Cookie
+	switch {
+	case !c.HTTPOnly:
+		return ""
+	case c.Domain != "" && signin.Covers(c.Domain, host):
+		return c.Domain
+	}
+	return host
 }
 
 // sessionCookie is the cookie of a route's host.

@@ -132,7 +132,7 @@ func (s *Server) identify(ctx context.Context, g *Generation, r *request) (*iden
 		if c.Source != signin.SourceCookie && cookie != nil && !quarrel {
 			break
 		}
-		who, err := s.open(ctx, g, c.Token, now)
+		who, err := s.open(ctx, g, r.Host, c.Token, now)
 		switch {
 		case err != nil:
 			return nil, err
@@ -151,10 +151,10 @@ func (s *Server) identify(ctx context.Context, g *Generation, r *request) (*iden
 	return cookie, nil
 }
 
-// open returns the live identity that a token names, or nil.
-func (s *Server) open(ctx context.Context, g *Generation, token string, now time.Time) (*identity, error) {
+// open returns the live identity that a token names on this host, or nil.
+func (s *Server) open(ctx context.Context, g *Generation, host, token string, now time.Time) (*identity, error) {
 	c, err := g.keys.OpenCredential(token, now)
-	if err != nil {
+	if err != nil || !c.GoodFor(host, g.cookieDomain) {
 		return nil, nil
 	}
 	if c.Kind == signin.KindSession && c.IDPID != g.idpID {

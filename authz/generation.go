@@ -28,6 +28,7 @@ type Generation struct {
 
 	keys         *signin.Keys
 	cookieName   string
+	cookieDomain string
 	idpID        string
 	authenticate *url.URL
 	grace        time.Duration
@@ -66,6 +67,7 @@ func (s *Server) Build(ctx context.Context, cfg *config.Config, keys *signin.Key
 		routes:       make(map[string]*route, len(cfg.Routes)),
 		keys:         keys,
 		cookieName:   cfg.Cookie.Name,
+		cookieDomain: cfg.Cookie.Domain,
 		idpID:        cfg.IDP.ID(),
 		authenticate: cfg.AuthenticateURL,
 		grace:        cfg.Databroker.OutageGrace,

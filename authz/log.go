@@ -6,6 +6,16 @@ import (
 	"log/slog"
 )
 
+// maxLogged bounds what a stranger can make us write of one value.
+const maxLogged = 1 << 10
+
+func bounded(s string) string {
+	if len(s) > maxLogged {
+		return s[:maxLogged] + "…"
+	}
+	return s
+}
+
 // record writes the decision's line: who asked for what and what became of it,
 // with neither query nor token.
 func (s *Server) record(ctx context.Context, r *request, c *ruling) {
@@ -27,8 +37,8 @@ func (s *Server) record(ctx context.Context, r *request, c *ruling) {
 		slog.String("outcome", c.outcome.String()),
 		slog.String("request-id", r.ID),
 		slog.String("method", r.Method),
-		slog.String("host", r.Host),
-		slog.String("path", path))
+		slog.String("host", bounded(r.Host)),
+		slog.String("path", bounded(path)))
 	if c.route == nil {
 		attrs = append(attrs, slog.String("route-id", r.RouteID))
 	}

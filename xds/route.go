@@ -45,7 +45,8 @@ func (b *builder) policyRoutes(r *config.Route, headers []*routev3.HeaderMatcher
 	preflight.Match.Headers = append(preflight.Match.Headers,
 		headerMatch(":method", "OPTIONS"),
 		headerMatch("origin", ".+"),
-		headerMatch("access-control-request-method", ".+"))
+		headerMatch("access-control-request-method", ".+"),
+		noTokenInQuery())
 	// A preflight carries no identity (Fetch, section 4.8): whatever looks
 	// like one was put there to be leaked.
 	preflight.RequestHeadersToAdd = nil // may be the upstream's credentials
@@ -53,6 +54,14 @@ func (b *builder) policyRoutes(r *config.Route, headers []*routev3.HeaderMatcher
 	preflight.RequestHeadersToRemove = append(preflight.RequestHeadersToRemove, r.RemoveRequestHeaders...)
 	preflight.TypedPerFilterConfig = map[string]*anypb.Any{filterAuthz: b.unchecked()}
 	return []*routev3.Route{preflight, main}
+}
+
+// noTokenInQuery leaves requests whose query may hold a token, in whatever
+// spelling, to authz, which takes it out.
+func noTokenInQuery() *routev3.HeaderMatcher {
+	m := headerMatch(":path", `[^?]*\?.*(?:pomerium|%).*`)
+	m.InvertMatch = true
+	return m
 }
 
 func routeMatch(r *config.Route) *routev3.RouteMatch {

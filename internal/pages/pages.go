@@ -143,6 +143,8 @@ func Header(formTargets ...string) http.Header {
 	h.Set("Content-Security-Policy", ContentSecurityPolicy(formTargets...))
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY")
+	// The page of another site that opened ours does not see where it leads.
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	// The origin and no more: under no-referrer a browser sends "Origin: null"
 	// with a form, and the same-origin check could not tell it from a forgery.
 	h.Set("Referrer-Policy", "strict-origin")

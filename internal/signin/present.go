@@ -3,6 +3,7 @@ package signin
 import (
 	"iter"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -68,9 +69,16 @@ func Present(cookieName string, cookies []string, xPomeriumAuthorization, author
 		}
 	}
 	for name, value := range eachCookie(cookies) {
-		if name == cookieName && len(found) < maxValues {
-			add(value, SourceCookie)
+		// Junk and copies must not crowd out the one that counts.
+		if name != cookieName || !ownToken(value) || slices.ContainsFunc(found, func(p Presented) bool { return p.Token == value }) {
+			continue
 		}
+		if len(found) == maxValues {
+			// No browser has so many: whose they are nobody can tell.
+			found = nil
+			break
+		}
+		add(value, SourceCookie)
 	}
 	add(strings.TrimSpace(xPomeriumAuthorization), SourceXPomeriumAuthorization)
 	add(authorizationToken(authorization))
@@ -165,13 +173,14 @@ func trim(s string) string { return strings.Trim(s, " \t") }
 // rest is "" when none is left.
 func StripCookies(cookieName, cookieHeader string) (rest string, changed bool) {
 	// Most cookies are not ours; look before building anything.
-	if !strings.Contains(cookieHeader, cookieName) {
+	if !strings.Contains(cookieHeader, cookieName) && !strings.Contains(cookieHeader, sessionHeader) && !strings.Contains(cookieHeader, accountHeader) {
 		return cookieHeader, false
 	}
 	var kept []string
 	for pair := range strings.SplitSeq(cookieHeader, ";") {
-		name, _, _ := strings.Cut(pair, "=")
-		if ownCookie(trim(name), cookieName) {
+		name, value, _ := strings.Cut(pair, "=")
+		// A token of ours is one under an earlier cookie_name, too.
+		if ownCookie(trim(name), cookieName) || ownToken(strings.TrimPrefix(trim(value), `"`)) {
 			changed = true
 		} else if pair = trim(pair); pair != "" {
 			kept = append(kept, pair)

@@ -14,7 +14,7 @@ func TestPresent(t *testing.T) {
 	long := strings.Repeat("x", MaxToken+1)
 	cookie := func(tokens ...string) (found []Presented) {
 		for _, t := range tokens {
-			found = append(found, Presented{t, SourceCookie})
+			found = append(found, Presented{sessionHeader + t, SourceCookie})
 		}
 		return found
 	}
@@ -25,19 +25,24 @@ func TestPresent(t *testing.T) {
 		want                   []Presented
 	}{
 		{name: "nothing"},
-		{name: "one cookie", cookies: []string{"_pomerium=a"}, want: cookie("a")},
-		{name: "among others", cookies: []string{"x=1; _pomerium=a; y=2"}, want: cookie("a")},
-		{name: "without spaces", cookies: []string{"x=1;_pomerium=a;y=2"}, want: cookie("a")},
-		{name: "with tabs and spaces", cookies: []string{"x=1;\t _pomerium = a\t;y=2"}, want: cookie("a")},
-		{name: "in quotes", cookies: []string{`_pomerium="a"`}, want: cookie("a")},
-		{name: "half a quote", cookies: []string{`_pomerium="`}, want: cookie(`"`)},
+		{name: "one cookie", cookies: []string{"_pomerium=@a"}, want: cookie("a")},
+		{name: "among others", cookies: []string{"x=1; _pomerium=@a; y=2"}, want: cookie("a")},
+		{name: "without spaces", cookies: []string{"x=1;_pomerium=@a;y=2"}, want: cookie("a")},
+		{name: "with tabs and spaces", cookies: []string{"x=1;\t _pomerium = @a\t;y=2"}, want: cookie("a")},
+		{name: "in quotes", cookies: []string{`_pomerium="@a"`}, want: cookie("a")},
+		{name: "half a quote", cookies: []string{`_pomerium="`}},
 		{name: "empty quotes", cookies: []string{`_pomerium=""`}},
-		{name: "twice", cookies: []string{"_pomerium=a; _pomerium=b"}, want: cookie("a", "b")},
-		{name: "in two headers", cookies: []string{"_pomerium=a", "x=1; _pomerium=b"}, want: cookie("a", "b")},
-		{name: "ten times", cookies: []string{strings.Repeat("_pomerium=a;", 10)}, want: cookie("a", "a", "a", "a", "a")},
-		{name: "with an equals sign", cookies: []string{"_pomerium=a=b"}, want: cookie("a=b")},
+		{name: "no token of ours", cookies: []string{"_pomerium=a"}},
+		{name: "twice", cookies: []string{"_pomerium=@a; _pomerium=@b"}, want: cookie("a", "b")},
+		{name: "in two headers", cookies: []string{"_pomerium=@a", "x=1; _pomerium=@b"}, want: cookie("a", "b")},
+		{name: "ten times the same", cookies: []string{strings.Repeat("_pomerium=@a;", 10)}, want: cookie("a")},
+		{name: "behind copies", cookies: []string{strings.Repeat("_pomerium=@a;", 10) + "_pomerium=@b"}, want: cookie("a", "b")},
+		{name: "behind junk", cookies: []string{strings.Repeat("_pomerium=x;", 10) + "_pomerium=@b"}, want: cookie("b")},
+		{name: "five", cookies: []string{"_pomerium=@a;_pomerium=@b;_pomerium=@c;_pomerium=@d;_pomerium=@e"}, want: cookie("a", "b", "c", "d", "e")},
+		{name: "more than a browser has", cookies: []string{"_pomerium=@a;_pomerium=@b;_pomerium=@c;_pomerium=@d;_pomerium=@e;_pomerium=@f"}},
+		{name: "with an equals sign", cookies: []string{"_pomerium=@a=b"}, want: cookie("a=b")},
 		{name: "empty", cookies: []string{"_pomerium=; _pomerium"}},
-		{name: "too long", cookies: []string{"_pomerium=" + long + "; _pomerium=a"}, want: cookie("a")},
+		{name: "too long", cookies: []string{"_pomerium=@" + long + "; _pomerium=@a"}, want: cookie("a")},
 		{name: "another case is another cookie", cookies: []string{"_Pomerium=a"}},
 		{name: "names like ours", cookies: []string{"x_pomerium=a; _pomerium2=b; __Host-_pomerium_authenticate=c"}},
 		{name: "broken", cookies: []string{";;=;==; ;\x00\xff=;,"}},
@@ -57,14 +62,17 @@ func TestPresent(t *testing.T) {
 		{name: "a broken query", query: "pomerium_session=%zz&%zz=1&&="},
 		{
 			name:    "all, in order",
-			cookies: []string{"_pomerium=a"}, xPomerium: "b", auth: "Pomerium c", query: "pomerium_session=d",
+			cookies: []string{"_pomerium=@a"}, xPomerium: "b", auth: "Pomerium c", query: "pomerium_session=d",
 			want: []Presented{
-				{"a", SourceCookie}, {"b", SourceXPomeriumAuthorization}, {"c", SourceAuthorizationPomerium}, {"d", SourceQuery},
+				{sessionHeader + "a", SourceCookie}, {"b", SourceXPomeriumAuthorization}, {"c", SourceAuthorizationPomerium}, {"d", SourceQuery},
 			},
 		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			for i, header := range tt.cookies { // @ stands for the beginning of a token
+				tt.cookies[i] = strings.ReplaceAll(header, "@", sessionHeader)
+			}
 			got := Present("_pomerium", tt.cookies, tt.xPomerium, tt.auth, tt.query)
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
@@ -74,7 +82,11 @@ func TestPresent(t *testing.T) {
 }
 
 func TestCookiesDoNotCrowdOutHeaders(t *testing.T) {
-	got := Present("_pomerium", []string{strings.Repeat("_pomerium=a;", 500)}, "b", "Bearer Pomerium-c", "pomerium_session=d")
+	var cookies strings.Builder
+	for i := range maxValues {
+		fmt.Fprintf(&cookies, "_pomerium=%s%d;", sessionHeader, i)
+	}
+	got := Present("_pomerium", []string{cookies.String()}, "b", "Bearer Pomerium-c", "pomerium_session=d")
 	if len(got) != MaxPresented || got[len(got)-3].Token != "b" || got[len(got)-1].Token != "d" {
 		t.Errorf("got %v", got)
 	}

@@ -1,6 +1,7 @@
 package signin
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -58,6 +59,10 @@ type SessionToken struct {
 	IDPID string
 	// Times are kept to the second.
 	IssuedAt, ExpiresAt time.Time
+	// Host is the route host, or the cookie domain, that the token is good
+	// for; "" is any. Without it the upstream of one route, which can bring a
+	// visitor's browser to sign in there, would hold a token for all routes.
+	Host string
 }
 
 // AccountToken names a service account. Its holder is that account.
@@ -78,9 +83,45 @@ type Credential struct {
 	ID string
 	// IDPID is set for a session, UserID for a service account.
 	IDPID, UserID string
-	IssuedAt      time.Time
+	// audience is the digest of SessionToken.Host, "" for any.
+	audience string
+	IssuedAt time.Time
 	// ExpiresAt is zero for an account that does not expire.
 	ExpiresAt time.Time
+}
+
+// GoodFor reports whether the token may be used on a host, given with or
+// without its port, where cookies have this domain ("" for host-only ones).
+func (c Credential) GoodFor(host, cookieDomain string) bool {
+	if c.audience == "" {
+		return true
+	}
+	if c.audience == hostDigest(host) {
+		return true
+	}
+	return cookieDomain != "" && Covers(cookieDomain, host) && c.audience == hostDigest(cookieDomain)
+}
+
+// Covers reports whether a cookie of this domain is sent to host
+// (RFC 6265, section 5.1.3).
+func Covers(cookieDomain, host string) bool {
+	host, cookieDomain = plainHost(host), plainHost(cookieDomain)
+	return host == cookieDomain || strings.HasSuffix(host, "."+cookieDomain)
+}
+
+// hostDigest stands for a host in a token, whose length is bounded.
+func hostDigest(host string) string {
+	sum := sha256.Sum256([]byte(plainHost(host)))
+	return base64url.EncodeToString(sum[:12])
+}
+
+// plainHost is a host in lower case without port, trailing dot or the leading
+// dot of a cookie domain.
+func plainHost(host string) string {
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && strings.IndexByte(host[i:], ']') < 0 {
+		host = host[:i]
+	}
+	return strings.ToLower(strings.Trim(host, "."))
 }
 
 // MintSession returns a token of less than MaxSessionToken bytes.
@@ -93,6 +134,9 @@ func (k *Keys) MintSession(t SessionToken) (string, error) {
 	}
 	p := appendQuoted([]byte(`{"jti":`), t.SessionID)
 	p = appendQuoted(append(p, `,"idp_id":`...), t.IDPID)
+	if t.Host != "" {
+		p = appendQuoted(append(p, `,"aud":`...), hostDigest(t.Host))
+	}
 	p = appendTimes(p, t.IssuedAt, t.ExpiresAt)
 	return mint(k.session, sessionHeader, p), nil
 }
@@ -188,6 +232,11 @@ func (c *Credential) parse(s string) bool {
 	if c.Kind == KindSession {
 		word(`,"idp_id":`)
 		c.IDPID = quoted()
+		if strings.HasPrefix(s, `,"aud":`) {
+			word(`,"aud":`)
+			c.audience = quoted()
+			ok = ok && c.audience != ""
+		}
 	} else {
 		word(`,"sub":`)
 		c.UserID = quoted()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 var (
@@ -76,14 +77,14 @@ func TestOpenCredential(t *testing.T) {
 		{
 			"a session",
 			func() (string, error) {
-				return k.MintSession(SessionToken{"s1", "idp1", noon, noon.Add(time.Hour)})
+				return k.MintSession(SessionToken{SessionID: "s1", IDPID: "idp1", IssuedAt: noon, ExpiresAt: noon.Add(time.Hour)})
 			},
 			Credential{Kind: KindSession, ID: "s1", IDPID: "idp1", IssuedAt: noon, ExpiresAt: noon.Add(time.Hour)},
 		},
 		{
 			"a session of the longest ids",
 			func() (string, error) {
-				return k.MintSession(SessionToken{strings.Repeat("s", 64), strings.Repeat("i", 64), noon, noon.Add(time.Hour)})
+				return k.MintSession(SessionToken{SessionID: strings.Repeat("s", 64), IDPID: strings.Repeat("i", 64), IssuedAt: noon, ExpiresAt: noon.Add(time.Hour)})
 			},
 			Credential{
 				Kind: KindSession, ID: strings.Repeat("s", 64), IDPID: strings.Repeat("i", 64),
@@ -115,7 +116,7 @@ func TestOpenCredential(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(tt.want, got); diff != "" {
+			if diff := cmp.Diff(tt.want, got, cmpopts.IgnoreUnexported(Credential{})); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 			if tt.want.Kind == KindSession && len(token) >= MaxSessionToken {
@@ -170,7 +171,7 @@ func TestMintRefuses(t *testing.T) {
 
 func TestTokenExpiry(t *testing.T) {
 	k := testKeys(t)
-	token, err := k.MintSession(SessionToken{"s1", "idp1", noon.Add(-time.Hour), noon})
+	token, err := k.MintSession(SessionToken{SessionID: "s1", IDPID: "idp1", IssuedAt: noon.Add(-time.Hour), ExpiresAt: noon})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -453,6 +454,42 @@ func BenchmarkOpenCredential(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				_, _ = k.OpenCredential(token, noon)
+			}
+		})
+	}
+}
+
+func TestTokensNameTheirHost(t *testing.T) {
+	k := testKeys(t)
+	tests := []struct {
+		name, minted, host, domain string
+		want                       bool
+	}{
+		{"a token for any host", "", "app.example.com", "", true},
+		{"its own host", "app.example.com", "app.example.com", "", true},
+		{"with a port, in capitals, with a dot", "app.example.com:8443", "APP.example.com.:443", "", true},
+		{"another host", "app.example.com", "evil.example.com", "", false},
+		{"another host, below one cookie domain", "app.example.com", "api.example.com", "example.com", false},
+		{"the cookie domain's host", "example.com", "api.example.com", "example.com", true},
+		{"the cookie domain, written with a dot", "example.com", "api.example.com", ".example.com", true},
+		{"a host outside of the cookie domain", "example.com", "api.example.net", "example.com", false},
+		{"a host that ends alike", "example.com", "notexample.com", "example.com", false},
+		{"a cookie domain that is no more", "example.com", "api.example.com", "", false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			token, err := k.MintSession(SessionToken{
+				SessionID: strings.Repeat("s", 64), IDPID: strings.Repeat("i", 64), IssuedAt: noon, ExpiresAt: noon.Add(time.Hour), Host: tt.minted,
+			})
+			if err != nil || len(token) >= MaxSessionToken {
+				t.Fatalf("%d bytes: %v", len(token), err)
+			}
+			c, err := k.OpenCredential(token, noon)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := c.GoodFor(tt.host, tt.domain); got != tt.want {
+				t.Errorf("GoodFor(%q, %q) = %v for a token of %q", tt.host, tt.domain, got, tt.minted)
 			}
 		})
 	}
