@@ -61,6 +61,13 @@ type principal struct {
 	account *databroker.ServiceAccount
 }
 
+func (p *principal) id() string {
+	if p.account != nil {
+		return p.account.ID
+	}
+	return p.session.ID
+}
+
 // principal returns who the credentials of a request to a route's host stand
 // for, or nil for nobody. An error means that we cannot know.
 func (s *Server) principal(g *Generation, r *http.Request) (*principal, error) {
@@ -72,30 +79,57 @@ func (s *Server) principal(g *Generation, r *http.Request) (*principal, error) {
 		return &principal{session: session}, nil
 	}
 	h := r.Header
+	var cookie *principal
+	quarrel := false
 	for _, p := range signin.Present(g.cfg.Cookie.Name, h["Cookie"], h.Get("X-Pomerium-Authorization"), h.Get("Authorization"), r.URL.RawQuery) {
-		c, err := g.keys.OpenCredential(p.Token, s.now())
-		if err != nil || !c.GoodFor(r.Host, g.cfg.Cookie.Domain) {
-			continue
+		if p.Source != signin.SourceCookie && cookie != nil && !quarrel {
+			break
 		}
-		switch c.Kind {
-		case signin.KindSession:
-			if session, err := s.liveSession(r.Context(), g, c.ID, c.IDPID); err != nil {
-				return nil, err
-			} else if session != nil {
-				return &principal{session: session}, nil
-			}
-		case signin.KindServiceAccount:
-			a, err := s.store.ServiceAccount(r.Context(), c.ID)
-			switch {
-			case errors.Is(err, databroker.ErrNotFound):
-			case err != nil:
-				return nil, storeDown("load service account", err)
-			case a.ExpiresAt.IsZero() || s.now().Before(a.ExpiresAt):
-				return &principal{account: a}, nil
-			}
+		who, err := s.open(r.Context(), g, r.Host, p.Token)
+		switch {
+		case err != nil:
+			return nil, err
+		case who == nil:
+		case p.Source != signin.SourceCookie:
+			return who, nil
+		case cookie == nil:
+			cookie = who
+		case cookie.id() != who.id():
+			// Two people's cookies are nobody's, as authorization has it: one
+			// of them may have been planted by a neighbouring host.
+			quarrel = true
 		}
 	}
-	return nil, nil
+	if quarrel {
+		return nil, nil
+	}
+	return cookie, nil
+}
+
+// open returns the live session or account that a token names on this host, or
+// nil.
+func (s *Server) open(ctx context.Context, g *Generation, host, token string) (*principal, error) {
+	c, err := g.keys.OpenCredential(token, s.now())
+	if err != nil || !c.GoodFor(host, g.cfg.Cookie.Domain) {
+		return nil, nil
+	}
+	if c.Kind == signin.KindSession {
+		session, err := s.liveSession(ctx, g, c.ID, c.IDPID)
+		if session == nil || err != nil {
+			return nil, err
+		}
+		return &principal{session: session}, nil
+	}
+	a, err := s.store.ServiceAccount(ctx, c.ID)
+	switch {
+	case errors.Is(err, databroker.ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, storeDown("load service account", err)
+	case !a.ExpiresAt.IsZero() && !s.now().Before(a.ExpiresAt):
+		return nil, nil
+	}
+	return &principal{account: a}, nil
 }
 
 // authenticatedSession returns the session that the authenticate host's cookie

@@ -97,13 +97,18 @@ func TestTwoSessionCookies(t *testing.T) {
 	ana := w.session(t, "ana", app).cookie(t, app, "_pomerium")
 	ben := w.session(t, "ben", app).cookie(t, app, "_pomerium")
 	for cookies, want := range map[string]int{
-		"_pomerium=broken; _pomerium=" + ana:      http.StatusOK,
-		"_pomerium=" + ana + "; _pomerium=":       http.StatusOK,
-		"_pomerium=" + ana + "; _pomerium=" + ben: http.StatusUnauthorized,
+		"_pomerium=broken; _pomerium=" + ana:                          http.StatusOK,
+		"_pomerium=" + ana + "; _pomerium=":                           http.StatusOK,
+		"_pomerium=" + ana + "; _pomerium=" + ben:                     http.StatusUnauthorized,
+		strings.Repeat("_pomerium="+ben+"; ", 9) + "_pomerium=" + ana: http.StatusUnauthorized,
+		strings.Repeat("_pomerium=broken; ", 9) + "_pomerium=" + ana:  http.StatusOK,
 	} {
-		a := w.raw(t, "app", w.head("GET", "app", "/two", "Cookie: "+cookies, "Accept: application/json", "Connection: close"))
-		if a.StatusCode != want {
-			t.Errorf("%.20q…: %s, want %d", cookies, a.Status, want)
+		// Authorization and the internal pages agree on who it is.
+		for _, path := range []string{"/two", "/.pomerium/user"} {
+			a := w.raw(t, "app", w.head("GET", "app", path, "Cookie: "+cookies, "Accept: application/json", "Connection: close"))
+			if a.StatusCode != want {
+				t.Errorf("%s %.20q…: %s, want %d", path, cookies, a.Status, want)
+			}
 		}
 	}
 }
