@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestNoProvider: without an identity provider it starts, says what is missing,
@@ -71,5 +72,33 @@ func TestFiveLines(t *testing.T) {
 		if info, err := os.Stat(filepath.Join(w.state, name)); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v, %v", name, info, err)
 		}
+	}
+}
+
+// TestCookieSettings: another name and another lifetime hold from the sign-in
+// to the decision.
+func TestCookieSettings(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{Settings: []string{"cookie_name: mine", "cookie_expire: 1h"}, Routes: `
+  - from: {{url "app"}}
+    to: {{to "app"}}
+    allow_any_authenticated_user: true
+`})
+	app := w.url("app", "/")
+	c := w.session(t, "ana", app)
+	token := c.cookie(t, app, "mine")
+	if token == "" || c.cookie(t, app, "_pomerium") != "" {
+		t.Fatal("the session cookie is not called mine")
+	}
+	got := c.fetch(t, app, "Cookie", "theirs=1").echo(t)
+	if cookies := strings.Join(got.values("cookie"), ";"); strings.Contains(cookies, "mine") || !strings.Contains(cookies, "theirs=1") {
+		t.Errorf("the upstream got the cookies %.20q…", cookies)
+	}
+	if a := w.client().fetch(t, app, "Cookie", "_pomerium="+token); a.StatusCode != http.StatusUnauthorized {
+		t.Errorf("under the default name it is answered %s", a.Status)
+	}
+	sessions := w.list(t, "session", "list", "--config", w.config)
+	if len(sessions) != 1 || sessions[0].ExpiresAt.Sub(sessions[0].CreatedAt) != time.Hour {
+		t.Errorf("got %+v, want one session of an hour", sessions)
 	}
 }
