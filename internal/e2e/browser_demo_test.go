@@ -20,7 +20,9 @@ type demoCommand struct {
 	*process
 	dir, address string
 	// first is the first URL that it printed.
-	first  string
+	first string
+	// said is all that it had printed by then.
+	said   string
 	logged *logs
 }
 
@@ -67,7 +69,8 @@ func startDemo(t *testing.T) *demoCommand {
 	if err := said.wait(browserPatience, "Ctrl-C", func() bool { return strings.Contains(said.text(), "Ctrl-C") }, d.exited); err != nil {
 		t.Fatalf("%v\n%s", err, logged.text())
 	}
-	d.first = anyURL.FindString(said.text())
+	d.said = said.text()
+	d.first = anyURL.FindString(d.said)
 	return d
 }
 
@@ -96,6 +99,9 @@ func testDemo(t *testing.T, c *chromium) {
 	app, authenticate := "https://app.demo.localhost:"+port, "https://authenticate.demo.localhost:"+port
 	if d.first != app+"/" {
 		t.Errorf("the first URL printed is %s, want that of the app, %s/", d.first, app)
+	}
+	if !strings.Contains(d.said, "/ca.pem") || !strings.Contains(d.said, "trust it") {
+		t.Errorf("no command that trusts its authority is printed:\n%s", d.said)
 	}
 
 	ana := c.profile(t, nil)
