@@ -66,3 +66,59 @@ func BenchmarkChanges(b *testing.B) {
 		}
 	})
 }
+
+func benchRecords(n, generation int) []*databroker.Record {
+	records := make([]*databroker.Record, n)
+	for i := range records {
+		records[i] = &databroker.Record{
+			Type: databroker.RecordDirectoryUser, ID: fmt.Sprintf("00u%07d", i),
+			Fields: map[string]any{
+				"email":      fmt.Sprintf("user-%d@example.com", i),
+				"group_ids":  []any{"staff", "engineering", "on-call", fmt.Sprintf("team-%d", i%500)},
+				"generation": float64(generation),
+			},
+		}
+	}
+	return records
+}
+
+const manyRecords = 100_000
+
+func replaceRecords(b *testing.B, s databroker.Store, records []*databroker.Record) {
+	b.Helper()
+	if err := s.ReplaceRecords(b.Context(), databroker.RecordDirectoryUser, records); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// Every record changes each time.
+func BenchmarkReplaceRecords(b *testing.B) {
+	eachStore(b, func(b *testing.B, s databroker.Store) {
+		for i := 1; b.Loop(); i++ {
+			replaceRecords(b, s, benchRecords(manyRecords, i))
+		}
+	})
+}
+
+func BenchmarkReplaceRecordsWithTheSame(b *testing.B) {
+	eachStore(b, func(b *testing.B, s databroker.Store) {
+		records := benchRecords(manyRecords, 1)
+		replaceRecords(b, s, records)
+		b.ReportAllocs()
+		for b.Loop() {
+			replaceRecords(b, s, records)
+		}
+	})
+}
+
+func BenchmarkRecords(b *testing.B) {
+	eachStore(b, func(b *testing.B, s databroker.Store) {
+		replaceRecords(b, s, benchRecords(manyRecords, 1))
+		b.ReportAllocs()
+		for b.Loop() {
+			if records, err := s.Records(b.Context(), databroker.RecordDirectoryUser); err != nil || len(records) != manyRecords {
+				b.Fatal(len(records), err)
+			}
+		}
+	})
+}

@@ -1,5 +1,5 @@
-// Package databroker keeps sessions, users and service accounts, and tells
-// its readers what changed. Store is its contract; Memory and File are its
+// Package databroker keeps sessions, users, service accounts and what is known
+// of them from elsewhere, and tells its readers what changed. Store is its contract; Memory and File are its
 // back ends, and package storetest holds them to the contract.
 //
 // Every write, deletions included, gets the next number of one sequence. That
@@ -43,10 +43,44 @@ type Session struct {
 	// values: every number is a float64.
 	Claims map[string]any
 	// Tokens are encrypted wherever they are stored.
-	Tokens    Tokens
+	Tokens Tokens
+	// Devices are the credentials that this session has shown, most often none
+	// and at most 32.
+	Devices   []DeviceCredential
 	CreatedAt time.Time
 	// ExpiresAt is never zero: a session that does not expire is refused.
 	ExpiresAt time.Time
+}
+
+// DeviceCredential names a device that a session was used from. What is known of
+// the device is in a Record of type RecordDevice with its ID.
+type DeviceCredential struct {
+	ID string
+	// Type is enclave_only, any, or one of the operator's own.
+	Type string
+}
+
+// The types of record that we give a meaning to, named as Pomerium names them.
+const (
+	// RecordDirectoryUser is what a directory knows of the user whose id it has:
+	// email, group_ids (a list of the ids of groups).
+	RecordDirectoryUser = "pomerium.io/DirectoryUser"
+	// RecordDirectoryGroup is a group of a directory: name, email.
+	RecordDirectoryGroup = "pomerium.io/DirectoryGroup"
+	// RecordDevice is an enrolled device: user_id, type, approved_by.
+	RecordDevice = "pomerium.io/Device"
+)
+
+// Record is a fact about someone or something that policies can look at, from a
+// directory or any other source.
+type Record struct {
+	// Type and ID name it together; each is 1 to 256 bytes.
+	Type, ID string
+	Version  uint64
+	// Fields come back as JSON values. Encoded, they are at most 256 KiB.
+	Fields map[string]any
+	// UpdatedAt is when the store last wrote it, by the store's own clock.
+	UpdatedAt time.Time
 }
 
 // Tokens are what the identity provider gave. Never log one.
@@ -83,14 +117,17 @@ const (
 	KindSession        Kind = "session"
 	KindUser           Kind = "user"
 	KindServiceAccount Kind = "service_account"
+	KindRecord         Kind = "record"
 )
 
 // Change says that a record was written or, if Deleted, is gone.
 type Change struct {
 	Sequence uint64
 	Kind     Kind
-	ID       string
-	Deleted  bool
+	// Type is that of a record, "" for the other kinds.
+	Type    string
+	ID      string
+	Deleted bool
 }
 
 // Store keeps records. It is safe for concurrent use; what it returns belongs
@@ -127,6 +164,20 @@ type Store interface {
 	DeleteServiceAccount(ctx context.Context, id string) error
 	// ServiceAccounts lists all accounts, oldest first.
 	ServiceAccounts(ctx context.Context) ([]*ServiceAccount, error)
+
+	// Record returns a record, or ErrNotFound.
+	Record(ctx context.Context, typ, id string) (*Record, error)
+	// PutRecord writes r, whatever was there, and sets r.Version and r.UpdatedAt.
+	PutRecord(ctx context.Context, r *Record) error
+	// DeleteRecord removes a record, or returns ErrNotFound.
+	DeleteRecord(ctx context.Context, typ, id string) error
+	// Records lists the records of a type by id.
+	Records(ctx context.Context, typ string) ([]*Record, error)
+	// ReplaceRecords makes records all that there are of a type, at once: one
+	// transaction, at most 1,000,000 records. Only what differs is a change: what
+	// was there with the same fields keeps its version. It sets Version and
+	// UpdatedAt of each. Two with one id, or one of another type, are refused.
+	ReplaceRecords(ctx context.Context, typ string, records []*Record) error
 
 	// Sequence returns the number of the last change, 0 for none yet.
 	Sequence(ctx context.Context) (uint64, error)

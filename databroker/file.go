@@ -227,8 +227,22 @@ type writing struct {
 
 // record notes a change and returns its number.
 func (w *writing) record(k Kind, id string, deleted bool) (uint64, error) {
-	result, err := w.tx.ExecContext(w.ctx,
-		`INSERT INTO changes (kind, id, deleted) VALUES (?, ?, ?)`, string(k), id, deleted)
+	return w.note(Change{Kind: k, ID: id, Deleted: deleted})
+}
+
+const noteChange = `INSERT INTO changes (kind, type, id, deleted) VALUES (?, ?, ?, ?)`
+
+// note is record for a change of any kind.
+func (w *writing) note(c Change) (uint64, error) {
+	return w.noted(w.tx.ExecContext(w.ctx, noteChange, string(c.Kind), c.Type, c.ID, c.Deleted))
+}
+
+// noteBy is note with the statement noteChange, prepared.
+func (w *writing) noteBy(statement *sql.Stmt, c Change) (uint64, error) {
+	return w.noted(statement.ExecContext(w.ctx, string(c.Kind), c.Type, c.ID, c.Deleted))
+}
+
+func (w *writing) noted(result sql.Result, err error) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	sessionColumns = `SELECT id, version, user_id, idp_id, claims, tokens, created_at, expires_at FROM sessions`
+	sessionColumns = `SELECT id, version, user_id, idp_id, claims, tokens, devices, created_at, expires_at FROM sessions`
 	userColumns    = `SELECT id, version, email, name, created_at, signed_in_at FROM users`
 	accountColumns = `SELECT id, version, user_id, created_at, expires_at FROM service_accounts`
 	oldestFirst    = ` ORDER BY coalesce(created_at, -9223372036854775808), id`
@@ -17,7 +17,7 @@ const (
 
 // statements are the reads that come often enough to be parsed once.
 type statements struct {
-	session, user, account, changes *sql.Stmt
+	session, user, account, record, changes *sql.Stmt
 }
 
 func prepareReads(ctx context.Context, db *sql.DB) (statements, error) {
@@ -29,7 +29,8 @@ func prepareReads(ctx context.Context, db *sql.DB) (statements, error) {
 		{&s.session, sessionColumns + ` WHERE id = ?`},
 		{&s.user, userColumns + ` WHERE id = ?`},
 		{&s.account, accountColumns + ` WHERE id = ?`},
-		{&s.changes, `SELECT sequence, kind, id, deleted FROM changes WHERE sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?`},
+		{&s.record, recordColumns + ` WHERE type = ? AND id = ?`},
+		{&s.changes, `SELECT sequence, kind, type, id, deleted FROM changes WHERE sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?`},
 	} {
 		var err error
 		if *p.statement, err = db.PrepareContext(ctx, p.text); err != nil {
@@ -41,7 +42,7 @@ func prepareReads(ctx context.Context, db *sql.DB) (statements, error) {
 
 // Session implements Store.
 func (f *File) Session(ctx context.Context, id string) (*Session, error) {
-	return one(ctx, f, "read session", f.reads.session, id, f.scanSession)
+	return one(ctx, f, "read session", f.scanSession, f.reads.session, id)
 }
 
 // PutSession implements Store.
@@ -58,17 +59,21 @@ func (f *File) PutSession(ctx context.Context, s *Session) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", op, err)
 	}
+	devices, err := encodeDevices(s.Devices)
+	if err != nil {
+		return fmt.Errorf("%s: %w", op, err)
+	}
 	var version uint64
 	err = f.write(ctx, op, func(w *writing) (err error) {
 		if version, err = w.record(KindSession, s.ID, false); err != nil {
 			return err
 		}
 		return w.replace(s.Version,
-			`INSERT INTO sessions (version, user_id, idp_id, claims, tokens, created_at, expires_at, id)
-				VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-			`UPDATE sessions SET version = ?, user_id = ?, idp_id = ?, claims = ?, tokens = ?, created_at = ?, expires_at = ?
+			`INSERT INTO sessions (version, user_id, idp_id, claims, tokens, devices, created_at, expires_at, id)
+				VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+			`UPDATE sessions SET version = ?, user_id = ?, idp_id = ?, claims = ?, tokens = ?, devices = ?, created_at = ?, expires_at = ?
 				WHERE id = ? AND version = ?`,
-			version, s.UserID, s.IDPID, claims, tokens, stored(s.CreatedAt), stored(s.ExpiresAt), s.ID)
+			version, s.UserID, s.IDPID, claims, tokens, devices, stored(s.CreatedAt), stored(s.ExpiresAt), s.ID)
 	})
 	if err == nil {
 		s.Version = version
@@ -93,7 +98,7 @@ func (f *File) Sessions(ctx context.Context, userID string) ([]*Session, error) 
 
 // User implements Store.
 func (f *File) User(ctx context.Context, id string) (*User, error) {
-	return one(ctx, f, "read user", f.reads.user, id, scanUser)
+	return one(ctx, f, "read user", scanUser, f.reads.user, id)
 }
 
 // PutUser implements Store.
@@ -125,7 +130,7 @@ func (f *File) PutUser(ctx context.Context, u *User) error {
 
 // ServiceAccount implements Store.
 func (f *File) ServiceAccount(ctx context.Context, id string) (*ServiceAccount, error) {
-	return one(ctx, f, "read service account", f.reads.account, id, scanAccount)
+	return one(ctx, f, "read service account", scanAccount, f.reads.account, id)
 }
 
 // CreateServiceAccount implements Store.
@@ -189,7 +194,7 @@ func (f *File) Changes(ctx context.Context, after uint64) ([]Change, error) {
 			return err
 		}
 		changes, err = collect(rows, func(row scanner) (c Change, err error) {
-			return c, row.Scan(&c.Sequence, &c.Kind, &c.ID, &c.Deleted)
+			return c, row.Scan(&c.Sequence, &c.Kind, &c.Type, &c.ID, &c.Deleted)
 		})
 		return err
 	})
@@ -285,11 +290,11 @@ func (w *writing) refuse(query, id, reason string) error {
 // scanner is the part of sql.Row and sql.Rows that reads the columns.
 type scanner interface{ Scan(...any) error }
 
-// one returns the record with this id, or ErrNotFound.
-func one[R any](ctx context.Context, f *File, op string, query *sql.Stmt, id string, scan func(scanner) (R, error)) (R, error) {
+// one returns the record with this key, or ErrNotFound.
+func one[R any](ctx context.Context, f *File, op string, scan func(scanner) (R, error), query *sql.Stmt, key ...any) (R, error) {
 	var record R
 	err := f.read(ctx, op, func() (err error) {
-		record, err = scan(query.QueryRowContext(ctx, id))
+		record, err = scan(query.QueryRowContext(ctx, key...))
 		if errors.Is(err, sql.ErrNoRows) {
 			err = ErrNotFound
 		}
@@ -326,9 +331,9 @@ func collect[R any](rows *sql.Rows, scan func(scanner) (R, error)) ([]R, error) 
 
 func (f *File) scanSession(row scanner) (*Session, error) {
 	var s Session
-	var claims, tokens []byte
+	var claims, tokens, devices []byte
 	var created, expires sql.NullInt64
-	err := row.Scan(&s.ID, &s.Version, &s.UserID, &s.IDPID, &claims, &tokens, &created, &expires)
+	err := row.Scan(&s.ID, &s.Version, &s.UserID, &s.IDPID, &claims, &tokens, &devices, &created, &expires)
 	if err != nil {
 		return nil, err
 	}
@@ -337,6 +342,9 @@ func (f *File) scanSession(row scanner) (*Session, error) {
 		return nil, err
 	}
 	if s.Tokens, err = f.sealer.openTokens(tokens, s.ID); err != nil {
+		return nil, err
+	}
+	if s.Devices, err = decodeDevices(devices); err != nil {
 		return nil, err
 	}
 	return &s, nil

@@ -9,11 +9,12 @@ import (
 )
 
 // schemaVersion is what PRAGMA user_version says of a database of this schema.
-const schemaVersion = 1
+const schemaVersion = 2
 
-// Times are microseconds since 1970, NULL for the zero time. Claims are JSON,
-// tokens sealed, NULL for none. AUTOINCREMENT never gives a number twice.
-const schema = `
+// schema1 was the first. Times are microseconds since 1970, NULL for the zero
+// time. Claims are JSON, tokens sealed, NULL for none. AUTOINCREMENT never
+// gives a number twice.
+const schema1 = `
 CREATE TABLE sessions (
 	id         TEXT PRIMARY KEY,
 	version    INTEGER NOT NULL,
@@ -55,6 +56,21 @@ CREATE TABLE changes (
 CREATE TABLE seal (check_value BLOB NOT NULL) STRICT;
 `
 
+// schema2 adds records, and the devices of a session, in JSON, NULL for none.
+const schema2 = `
+ALTER TABLE sessions ADD COLUMN devices BLOB;
+ALTER TABLE changes ADD COLUMN type TEXT NOT NULL DEFAULT '';
+
+CREATE TABLE records (
+	type       TEXT NOT NULL,
+	id         TEXT NOT NULL,
+	version    INTEGER NOT NULL,
+	fields     BLOB NOT NULL,
+	updated_at INTEGER NOT NULL,
+	PRIMARY KEY (type, id)
+) STRICT, WITHOUT ROWID;
+`
+
 // sealedCheck is what every database holds sealed, so that a wrong key is
 // noticed when the database is opened and not when someone comes back.
 const sealedCheck = "countersign"
@@ -78,8 +94,8 @@ func checkDatabase(ctx context.Context, db *sql.DB) error {
 	return nil
 }
 
-// prepareSchema makes the tables of a new database and checks that this program
-// and this key are the ones to read an old one.
+// prepareSchema makes the tables of a new database, brings those of an older one
+// up to date, and checks that this program and this key are the ones to read it.
 func prepareSchema(ctx context.Context, db *sql.DB, s *sealer) error {
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
@@ -105,6 +121,20 @@ func migrate(ctx context.Context, tx *sql.Tx, s *sealer) error {
 			return err
 		}
 	}
+	if err := checkKey(ctx, tx, s); err != nil {
+		return err
+	}
+	if version == schemaVersion {
+		return nil
+	}
+	if _, err := tx.ExecContext(ctx, schema2); err != nil {
+		return err
+	}
+	_, err := tx.ExecContext(ctx, fmt.Sprintf(`PRAGMA user_version = %d`, schemaVersion))
+	return err
+}
+
+func checkKey(ctx context.Context, tx *sql.Tx, s *sealer) error {
 	var sealed []byte
 	if err := tx.QueryRowContext(ctx, `SELECT check_value FROM seal`).Scan(&sealed); err != nil {
 		return err
@@ -116,10 +146,7 @@ func migrate(ctx context.Context, tx *sql.Tx, s *sealer) error {
 }
 
 func create(ctx context.Context, tx *sql.Tx, s *sealer) error {
-	if _, err := tx.ExecContext(ctx, schema); err != nil {
-		return err
-	}
-	if _, err := tx.ExecContext(ctx, fmt.Sprintf(`PRAGMA user_version = %d`, schemaVersion)); err != nil {
+	if _, err := tx.ExecContext(ctx, schema1); err != nil {
 		return err
 	}
 	_, err := tx.ExecContext(ctx, `INSERT INTO seal VALUES (?)`, s.seal(nil, sealedCheck))

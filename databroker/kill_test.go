@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/countersign/countersign/databroker"
 	"golang.org/x/sync/errgroup"
@@ -19,9 +22,16 @@ import (
 // in that folder.
 const writerDir = "DATABROKER_TEST_WRITER_DIR"
 
+// replacerDir is the same for a writer that replaces records.
+const replacerDir = "DATABROKER_TEST_REPLACER_DIR"
+
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(writerDir); dir != "" {
 		fmt.Fprintln(os.Stderr, writeForEver(dir))
+		os.Exit(1)
+	}
+	if dir := os.Getenv(replacerDir); dir != "" {
+		fmt.Fprintln(os.Stderr, replaceForEver(dir))
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
@@ -124,21 +134,7 @@ func interrupted(f *databroker.File, t *testing.T, id string, version uint64) bo
 // that it gave.
 func killWriter(t *testing.T, dir string, n int, acknowledged map[string]uint64) {
 	t.Helper()
-	program, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(program)
-	cmd.Env = append(os.Environ(), writerDir+"="+dir)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(out)
+	cmd, lines := startWriter(t, writerDir+"="+dir)
 	seen := 0
 	for lines.Scan() {
 		if err := note(lines.Text(), acknowledged); err != nil {
@@ -161,6 +157,25 @@ func killWriter(t *testing.T, dir string, n int, acknowledged map[string]uint64)
 	}
 }
 
+func startWriter(t *testing.T, env string) (*exec.Cmd, *bufio.Scanner) {
+	t.Helper()
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program)
+	cmd.Env = append(os.Environ(), env)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd, bufio.NewScanner(out)
+}
+
 func note(line string, acknowledged map[string]uint64) error {
 	fields := strings.Fields(line)
 	switch {
@@ -173,4 +188,105 @@ func note(line string, acknowledged map[string]uint64) error {
 		return err
 	}
 	return fmt.Errorf("the writer says %q", line)
+}
+
+// replaced is how many records the replacer keeps: more than SQLite holds back
+// until the end of a transaction.
+const replaced = 3000
+
+// replaceForEver says on stdout which generation of records it begins to write,
+// after the one before was acknowledged. Every third record is of its generation
+// alone.
+func replaceForEver(dir string) error {
+	f, err := databroker.OpenFile(context.Background(), fileConfig(dir))
+	if err != nil {
+		return err
+	}
+	last, err := generation(context.Background(), f)
+	if err != nil {
+		return err
+	}
+	padding := strings.Repeat("x", 1000)
+	for n := last + 1; ; n++ {
+		fmt.Printf("begin %d\n", n)
+		records := make([]*databroker.Record, replaced)
+		for i := range records {
+			id := strconv.Itoa(i)
+			if i%3 == 0 {
+				id = fmt.Sprintf("%d of %d", i, n)
+			}
+			records[i] = &databroker.Record{Type: "t", ID: id, Fields: map[string]any{"generation": n, "padding": padding}}
+		}
+		if err := f.ReplaceRecords(context.Background(), "t", records); err != nil {
+			return err
+		}
+	}
+}
+
+// generation returns that of the records in a store, which must all be of one.
+func generation(ctx context.Context, s databroker.Store) (int, error) {
+	records, err := s.Records(ctx, "t")
+	if err != nil || len(records) == 0 {
+		return 0, err
+	}
+	n := records[0].Fields["generation"].(float64)
+	for _, r := range records {
+		if r.Fields["generation"] != n {
+			return 0, fmt.Errorf("record %s is of generation %v, record %s of %v", r.ID, r.Fields["generation"], records[0].ID, n)
+		}
+	}
+	if len(records) != replaced {
+		return 0, fmt.Errorf("%d records of generation %v, not %d", len(records), n, replaced)
+	}
+	return int(n), nil
+}
+
+func TestFileReplacesRecordsWholeDespiteKill(t *testing.T) {
+	dir := t.TempDir()
+	for round := range 4 {
+		acknowledged := killReplacer(t, dir)
+		f := openFile(t, dir)
+		got, err := generation(t.Context(), f)
+		if err != nil || got < acknowledged {
+			t.Errorf("round %d: got generation %d, %v, want %d or the next", round, got, err, acknowledged)
+		}
+		closeStore(t, f)
+	}
+}
+
+// killReplacer starts a replacer, kills it amidst its second replacement, and
+// returns the last generation that it knew to be written.
+func killReplacer(t *testing.T, dir string) (acknowledged int) {
+	t.Helper()
+	cmd, lines := startWriter(t, replacerDir+"="+dir)
+	for begun := 0; lines.Scan(); {
+		if _, err := fmt.Sscanf(lines.Text(), "begin %d", &acknowledged); err != nil {
+			t.Fatalf("the replacer says %q", lines.Text())
+		}
+		if begun++; begun != 2 {
+			continue
+		}
+		// It has begun to write, and is not done, once its log grows.
+		log := filepath.Join(dir, "databroker.db-wal")
+		deadline := time.Now().Add(time.Minute)
+		for before := modified(t, log); modified(t, log).Equal(before) && time.Now().Before(deadline); {
+			runtime.Gosched()
+		}
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := cmd.Wait(); err == nil || cmd.ProcessState.Exited() {
+		t.Fatalf("the replacer ended with %v before it was killed", err)
+	}
+	return acknowledged - 1
+}
+
+func modified(t *testing.T, path string) time.Time {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.ModTime()
 }

@@ -30,6 +30,7 @@ type Memory struct {
 	sessions map[string]heldSession
 	users    map[string]User
 	accounts map[string]ServiceAccount
+	facts    map[string]map[string]heldRecord // by type and id
 }
 
 // heldSession keeps the claims encoded: to decode them anew for each reader is
@@ -50,6 +51,7 @@ func NewMemory(c MemoryConfig) *Memory {
 		sessions: make(map[string]heldSession),
 		users:    make(map[string]User),
 		accounts: make(map[string]ServiceAccount),
+		facts:    make(map[string]map[string]heldRecord),
 	}
 }
 
@@ -77,7 +79,7 @@ func (m *Memory) PutSession(ctx context.Context, s *Session) error {
 		return fmt.Errorf("%s: %w", op, err)
 	}
 	held := heldSession{Session: *s, claims: claims}
-	held.Claims = nil
+	held.Claims, held.Devices = nil, copyDevices(s.Devices)
 	held.CreatedAt, held.ExpiresAt = instant(s.CreatedAt), instant(s.ExpiresAt)
 	held.Tokens.ExpiresAt = instant(s.Tokens.ExpiresAt)
 
@@ -323,8 +325,13 @@ func (m *Memory) call(ctx context.Context, op string, do func() error) error {
 
 // record notes a change and returns its number.
 func (m *Memory) record(k Kind, id string, deleted bool) uint64 {
+	return m.note(Change{Kind: k, ID: id, Deleted: deleted})
+}
+
+func (m *Memory) note(c Change) uint64 {
 	m.last++
-	m.changes = append(m.changes, Change{Sequence: m.last, Kind: k, ID: id, Deleted: deleted})
+	c.Sequence = m.last
+	m.changes = append(m.changes, c)
 	m.changes = m.changes[max(0, len(m.changes)-m.keep):]
 	return m.last
 }
@@ -335,7 +342,7 @@ func (h heldSession) open() (*Session, error) {
 		return nil, fmt.Errorf("read session: %w", err)
 	}
 	s := h.Session
-	s.Claims = claims
+	s.Claims, s.Devices = claims, copyDevices(h.Devices)
 	return &s, nil
 }
 

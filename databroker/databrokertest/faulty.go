@@ -95,6 +95,31 @@ func (f *Faulty) ServiceAccounts(ctx context.Context) ([]*databroker.ServiceAcco
 	return call(ctx, f, f.Store.ServiceAccounts)
 }
 
+// Record implements databroker.Store.
+func (f *Faulty) Record(ctx context.Context, typ, id string) (*databroker.Record, error) {
+	return call(ctx, f, func(ctx context.Context) (*databroker.Record, error) { return f.Store.Record(ctx, typ, id) })
+}
+
+// PutRecord implements databroker.Store.
+func (f *Faulty) PutRecord(ctx context.Context, r *databroker.Record) error {
+	return do(ctx, f, func(ctx context.Context) error { return f.Store.PutRecord(ctx, r) })
+}
+
+// DeleteRecord implements databroker.Store.
+func (f *Faulty) DeleteRecord(ctx context.Context, typ, id string) error {
+	return do(ctx, f, func(ctx context.Context) error { return f.Store.DeleteRecord(ctx, typ, id) })
+}
+
+// Records implements databroker.Store.
+func (f *Faulty) Records(ctx context.Context, typ string) ([]*databroker.Record, error) {
+	return call(ctx, f, func(ctx context.Context) ([]*databroker.Record, error) { return f.Store.Records(ctx, typ) })
+}
+
+// ReplaceRecords implements databroker.Store.
+func (f *Faulty) ReplaceRecords(ctx context.Context, typ string, records []*databroker.Record) error {
+	return do(ctx, f, func(ctx context.Context) error { return f.Store.ReplaceRecords(ctx, typ, records) })
+}
+
 // Sequence implements databroker.Store.
 func (f *Faulty) Sequence(ctx context.Context) (uint64, error) {
 	return call(ctx, f, f.Store.Sequence)

@@ -85,6 +85,11 @@ func everyCall(ctx context.Context, s databroker.Store) map[string]error {
 	calls["CreateServiceAccount"] = s.CreateServiceAccount(ctx, &databroker.ServiceAccount{})
 	calls["DeleteServiceAccount"] = s.DeleteServiceAccount(ctx, "a1")
 	_, calls["ServiceAccounts"] = s.ServiceAccounts(ctx)
+	_, calls["Record"] = s.Record(ctx, "t", "r1")
+	calls["PutRecord"] = s.PutRecord(ctx, &databroker.Record{})
+	calls["DeleteRecord"] = s.DeleteRecord(ctx, "t", "r1")
+	_, calls["Records"] = s.Records(ctx, "t")
+	calls["ReplaceRecords"] = s.ReplaceRecords(ctx, "t", nil)
 	_, calls["Sequence"] = s.Sequence(ctx)
 	_, calls["Changes"] = s.Changes(ctx, 0)
 	return calls

@@ -24,6 +24,8 @@ func testChanges(t *testing.T, s databroker.Store) {
 	must(t, s.PutSession(t.Context(), session))
 	must(t, s.DeleteSession(t.Context(), "s1"))
 	must(t, s.DeleteServiceAccount(t.Context(), "a1"))
+	must(t, s.PutRecord(t.Context(), newRecord("r1")))
+	must(t, s.DeleteRecord(t.Context(), employee, "r1"))
 	s = again(t, s)
 
 	all := []databroker.Change{
@@ -33,8 +35,10 @@ func testChanges(t *testing.T, s databroker.Store) {
 		{Sequence: 4, Kind: databroker.KindSession, ID: "s1"},
 		{Sequence: 5, Kind: databroker.KindSession, ID: "s1", Deleted: true},
 		{Sequence: 6, Kind: databroker.KindServiceAccount, ID: "a1", Deleted: true},
+		{Sequence: 7, Kind: databroker.KindRecord, Type: employee, ID: "r1"},
+		{Sequence: 8, Kind: databroker.KindRecord, Type: employee, ID: "r1", Deleted: true},
 	}
-	for after := 5; after >= 0; after-- {
+	for after := len(all) - 1; after >= 0; after-- {
 		got, err := s.Changes(t.Context(), uint64(after))
 		must(t, err)
 		wantEqual(t, fmt.Sprintf("changes after %d", after), got, all[after:])
@@ -42,8 +46,8 @@ func testChanges(t *testing.T, s databroker.Store) {
 	}
 	sequence, err = s.Sequence(t.Context())
 	must(t, err)
-	wantEqual(t, "sequence", sequence, uint64(6))
-	_, err = s.Changes(t.Context(), 7)
+	wantEqual(t, "sequence", sequence, uint64(len(all)))
+	_, err = s.Changes(t.Context(), sequence+1)
 	wantError(t, "changes after a number of another store", err, databroker.ErrTruncated)
 }
 
@@ -67,6 +71,7 @@ func testNoChange(t *testing.T, s databroker.Store) {
 	}
 	wantError(t, "delete an unknown session", s.DeleteSession(t.Context(), "no"), databroker.ErrNotFound)
 	wantError(t, "delete an unknown account", s.DeleteServiceAccount(t.Context(), "no"), databroker.ErrNotFound)
+	wantError(t, "delete an unknown record", s.DeleteRecord(t.Context(), employee, "no"), databroker.ErrNotFound)
 
 	s = again(t, s)
 	after, err := s.Sequence(t.Context())
@@ -312,6 +317,11 @@ func everyCall(ctx context.Context, s databroker.Store) map[string]error {
 	calls["CreateServiceAccount"] = s.CreateServiceAccount(ctx, newAccount("new"))
 	calls["DeleteServiceAccount"] = s.DeleteServiceAccount(ctx, "old")
 	_, calls["ServiceAccounts"] = s.ServiceAccounts(ctx)
+	_, calls["Record"] = s.Record(ctx, employee, "old")
+	calls["PutRecord"] = s.PutRecord(ctx, newRecord("new"))
+	calls["DeleteRecord"] = s.DeleteRecord(ctx, employee, "old")
+	_, calls["Records"] = s.Records(ctx, employee)
+	calls["ReplaceRecords"] = s.ReplaceRecords(ctx, employee, []*databroker.Record{newRecord("newer")})
 	_, calls["Sequence"] = s.Sequence(ctx)
 	_, calls["Changes"] = s.Changes(ctx, 0)
 	_, calls["Prune"] = s.(Pruner).Prune(ctx)
@@ -323,6 +333,7 @@ func putOld(t *testing.T, s databroker.Store) {
 	must(t, s.PutSession(t.Context(), newSession("old")))
 	must(t, s.PutUser(t.Context(), newUser("old")))
 	must(t, s.CreateServiceAccount(t.Context(), newAccount("old")))
+	must(t, s.PutRecord(t.Context(), newRecord("old")))
 }
 
 func testCancelled(t *testing.T, s databroker.Store) {

@@ -3,6 +3,7 @@ package storetest
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -293,10 +294,28 @@ func testBounds(t *testing.T, s databroker.Store) {
 		change(record)
 		return s.CreateServiceAccount(t.Context(), record)
 	}
+	fact := func(change func(*databroker.Record)) error {
+		record := newRecord("r1")
+		change(record)
+		return s.PutRecord(t.Context(), record)
+	}
+	device := databroker.DeviceCredential{ID: "d", Type: "any"}
 	for _, tt := range []struct {
 		name, want string
 		err        error
 	}{
+		{"a record without type", "type is empty", fact(func(r *databroker.Record) { r.Type = "" })},
+		{"a record without id", "id is empty", fact(func(r *databroker.Record) { r.ID = "" })},
+		{"a record with a long type", "type is 257", fact(func(r *databroker.Record) { r.Type = long })},
+		{"a record with a long id", "id is 257", fact(func(r *databroker.Record) { r.ID = long })},
+		{"a record with a broken type", "type is not UTF-8", fact(func(r *databroker.Record) { r.Type = "\xff" })},
+		{"a record with NUL in its id", "id contains a NUL", fact(func(r *databroker.Record) { r.ID = "a\x00" })},
+		{"huge fields", "fields are", fact(func(r *databroker.Record) { r.Fields["x"] = huge })},
+		{"deep fields", "nested too deep", fact(func(r *databroker.Record) { r.Fields["x"] = deep })},
+		{"fields that are not JSON", "fields: ", fact(func(r *databroker.Record) { r.Fields["x"] = math.Inf(1) })},
+		{"a session with many devices", "has 33 devices", session(func(r *databroker.Session) { r.Devices = slices.Repeat([]databroker.DeviceCredential{device}, 33) })},
+		{"a session with a nameless device", "device id is empty", session(func(r *databroker.Session) { r.Devices = []databroker.DeviceCredential{{Type: "any"}} })},
+		{"a session with a device of a long type", "device type is 257", session(func(r *databroker.Session) { r.Devices = []databroker.DeviceCredential{{ID: "d", Type: long}} })},
 		{"a session without id", "id is empty", session(func(r *databroker.Session) { r.ID = "" })},
 		{"a session with a long id", "id is 257 bytes long", session(func(r *databroker.Session) { r.ID = long })},
 		{"a session with a broken id", "id is not UTF-8", session(func(r *databroker.Session) { r.ID = "\xff" })},
@@ -326,6 +345,10 @@ func testBounds(t *testing.T, s databroker.Store) {
 
 	must(t, session(func(r *databroker.Session) { r.ID, r.UserID, r.IDPID = long[:256], long[:256], long[:256] }))
 	must(t, session(func(r *databroker.Session) { r.Claims["x"] = huge[:250<<10] }))
+	must(t, session(func(r *databroker.Session) {
+		r.ID, r.Devices = "s2", slices.Repeat([]databroker.DeviceCredential{{ID: long[:256], Type: long[:256]}}, 32)
+	}))
+	must(t, fact(func(r *databroker.Record) { r.Type, r.ID, r.Fields["x"] = long[:256], long[:256], huge[:250<<10] }))
 }
 
 func testPrune(t *testing.T, s databroker.Store) {
