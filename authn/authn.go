@@ -30,6 +30,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -78,6 +79,8 @@ type Generation struct {
 	provider *provider
 	idpID    string
 	missing  []string
+	// noAuthTime is for the warning about a provider that gives none.
+	noAuthTime sync.Once
 }
 
 // handler answers a request, or returns an error before it has written.

@@ -163,13 +163,18 @@ func scopes(configured, supported []string) []string {
 	return out
 }
 
-// authURL is where the browser goes to sign in.
-func (p *provider) authURL(ctx context.Context, state, nonce, verifier string) (string, error) {
+// authURL is where the browser goes to sign in. A maxAge above 0, in seconds,
+// has the provider ask the person again.
+func (p *provider) authURL(ctx context.Context, state, nonce, verifier string, maxAge int64) (string, error) {
 	d, err := p.discover(ctx)
 	if err != nil {
 		return "", err
 	}
-	return d.oauth.AuthCodeURL(state, oidc.Nonce(nonce), oauth2.S256ChallengeOption(verifier)), nil
+	options := []oauth2.AuthCodeOption{oidc.Nonce(nonce), oauth2.S256ChallengeOption(verifier)}
+	if maxAge > 0 {
+		options = append(options, askAgain(maxAge)...)
+	}
+	return d.oauth.AuthCodeURL(state, options...), nil
 }
 
 // exchange redeems a code and checks all that comes back.
@@ -180,6 +185,7 @@ func (p *provider) exchange(ctx context.Context, code, nonce, verifier string) (
 	if err != nil {
 		return nil, providerDown(err)
 	}
+	asked := p.now()
 	token, err := d.oauth.Exchange(ctx, code, oauth2.VerifierOption(verifier))
 	if err != nil {
 		return nil, p.exchangeFailure(err)
@@ -197,6 +203,7 @@ func (p *provider) exchange(ctx context.Context, code, nonce, verifier string) (
 	if err != nil {
 		return nil, providerWrong(err)
 	}
+	settleAuthTime(claims, idToken.IssuedAt, asked, p.now())
 	if d.oidc.UserInfoEndpoint() != "" {
 		info, err := d.oidc.UserInfo(ctx, oauth2.StaticTokenSource(token))
 		if err != nil {
@@ -244,9 +251,13 @@ func checkIDToken(t *oidc.IDToken, clientID, nonce, access string) (map[string]a
 	return claims, nil
 }
 
-// merge adds the claims of userinfo. A newer email takes the older one's
-// verification away unless it brings its own.
+// merge adds the claims of userinfo, but for those about the sign-in, which
+// only the id_token can know. A newer email takes the older one's verification
+// away unless it brings its own.
 func merge(claims, more map[string]any) {
+	for _, k := range []string{claimAuthTime, "acr", "amr"} {
+		delete(more, k)
+	}
 	if email, ok := more["email"]; ok && email != claims["email"] {
 		delete(claims, "email_verified")
 	}

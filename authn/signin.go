@@ -38,6 +38,8 @@ type signInRequest struct {
 	Flow         string `json:"f,omitempty"`
 	IDPID        string `json:"p"`
 	Programmatic bool   `json:"g,omitempty"`
+	// MaxAge is how old the sign-in may be, in seconds; 0 for any age.
+	MaxAge int64 `json:"m,omitempty"`
 	// Attempt counts the times that the browser came back without its cookie.
 	Attempt   int   `json:"n,omitempty"`
 	StartedAt int64 `json:"a"`
@@ -68,6 +70,11 @@ func (s *Server) signIn(g *Generation, w http.ResponseWriter, r *http.Request) e
 		Target: q.Get(signin.ParamRedirectURI), Flow: q.Get(signin.ParamFlow), IDPID: q.Get(signin.ParamIDPID),
 		Programmatic: q.Get(signin.ParamProgrammatic) == "true",
 	}
+	maxAge, err := signin.MaxAge(q)
+	if err != nil || maxAge > 0 && req.Programmatic {
+		return badRequest("sign-in-link", "This sign-in link asks for something that this site does not know.", err)
+	}
+	req.MaxAge = int64(maxAge / time.Second)
 	if err := g.checkRequest(req); err != nil {
 		return err
 	}
@@ -80,7 +87,7 @@ func (s *Server) signIn(g *Generation, w http.ResponseWriter, r *http.Request) e
 	if req.IDPID != g.idpID {
 		return g.startOver(req, "idp-changed", "The way to sign in has changed since this link was made.", nil)
 	}
-	return s.proceed(g, w, r, req)
+	return s.proceed(g, w, r, req, latest(s.now(), q))
 }
 
 // navigates reports whether a request may be a page being opened.
@@ -101,14 +108,14 @@ func (g *Generation) checkRequest(req signInRequest) error {
 	return nil
 }
 
-// proceed hands the session of this browser on, or goes to the provider to
-// make one.
-func (s *Server) proceed(g *Generation, w http.ResponseWriter, r *http.Request, req signInRequest) error {
+// proceed hands the session of this browser on if it is young enough, or goes
+// to the provider to make one.
+func (s *Server) proceed(g *Generation, w http.ResponseWriter, r *http.Request, req signInRequest, now time.Time) error {
 	session, err := s.authenticatedSession(g, r)
 	if err != nil {
 		return err
 	}
-	if session != nil {
+	if session != nil && req.youngEnough(signedInAt(session), now) {
 		return s.handOver(g, w, r, req, session)
 	}
 	return s.goToProvider(g, w, r, req)
@@ -137,7 +144,7 @@ func (s *Server) goToProvider(g *Generation, w http.ResponseWriter, r *http.Requ
 	if err != nil {
 		return fmt.Errorf("seal sign-in cookie: %w", err)
 	}
-	to, err := g.provider.authURL(r.Context(), g.keys.Seal(signin.PurposeProviderState, state, nil), pending.Nonce, pending.Verifier)
+	to, err := g.provider.authURL(r.Context(), g.keys.Seal(signin.PurposeProviderState, state, nil), pending.Nonce, pending.Verifier, req.MaxAge)
 	if err != nil {
 		return providerDown(err)
 	}
@@ -210,7 +217,11 @@ func (s *Server) providerCallback(g *Generation, w http.ResponseWriter, r *http.
 		}
 		return err
 	}
-	session, err := s.record(r.Context(), g, who)
+	if f := s.notAskedAgain(r.Context(), g, req, who); f != nil {
+		f.before = end
+		return f
+	}
+	session, err := s.renew(g, r, req, who)
 	if err != nil {
 		return err
 	}
@@ -287,7 +298,7 @@ func (s *Server) retry(g *Generation, w http.ResponseWriter, r *http.Request, re
 			actions: g.startOverActions(req),
 		}
 	}
-	return s.proceed(g, w, r, req)
+	return s.proceed(g, w, r, req, s.now())
 }
 
 // providerSaid tells what the provider's error means.

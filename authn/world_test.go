@@ -43,6 +43,8 @@ type world struct {
 	store  *databrokertest.Faulty
 	log    *logBuffer
 	offset atomic.Int64
+	// maxAge is how old a sign-in the gate lets pass; 0 for any.
+	maxAge atomic.Int64
 
 	server atomic.Pointer[authn.Server]
 }
@@ -105,13 +107,9 @@ func (w *world) gate(rw http.ResponseWriter, r *http.Request) {
 		w.server.Load().ServeHTTP(rw, r)
 		return
 	}
-	for _, p := range signin.Present("_pomerium", r.Header["Cookie"], "", "", "") {
-		if c, err := w.keys.OpenCredential(p.Token, w.now()); err == nil {
-			if _, err := w.store.Store.Session(r.Context(), c.ID); err == nil {
-				_, _ = io.WriteString(rw, welcome+" "+r.URL.RequestURI())
-				return
-			}
-		}
+	if session := w.session(r); session != nil && w.youngEnough(session) {
+		_, _ = io.WriteString(rw, welcome+" "+r.URL.RequestURI())
+		return
 	}
 	flow, err := signin.NewFlow(strings.NewReader(strings.Repeat(randomText(), 3)), w.now())
 	if err != nil {
@@ -122,7 +120,36 @@ func (w *world) gate(rw http.ResponseWriter, r *http.Request) {
 	}
 	http.SetCookie(rw, flow.Cookie("_pomerium"))
 	target := &url.URL{Scheme: "https", Host: r.Host, Path: r.URL.Path, RawQuery: r.URL.RawQuery}
-	http.Redirect(rw, r, w.keys.SignInURL(w.cfg.AuthenticateURL, target, w.cfg.IDP.ID(), flow.Hash(), w.now()), http.StatusFound)
+	http.Redirect(rw, r, w.keys.SignInURL(w.cfg.AuthenticateURL, target, w.cfg.IDP.ID(), flow.Hash(), time.Duration(w.maxAge.Load()), w.now()), http.StatusFound)
+}
+
+// session returns the live session that a request's cookies name; those of two
+// sessions name none.
+func (w *world) session(r *http.Request) *databroker.Session {
+	var found *databroker.Session
+	for _, p := range signin.Present("_pomerium", r.Header["Cookie"], "", "", "") {
+		c, err := w.keys.OpenCredential(p.Token, w.now())
+		if err != nil {
+			continue
+		}
+		session, err := w.store.Store.Session(r.Context(), c.ID)
+		if err != nil {
+			continue
+		}
+		if found != nil && found.ID != session.ID {
+			return nil
+		}
+		found = session
+	}
+	return found
+}
+
+func (w *world) youngEnough(session *databroker.Session) bool {
+	at := session.CreatedAt
+	if n, ok := session.Claims["auth_time"].(float64); ok {
+		at = time.Unix(int64(n), 0)
+	}
+	return w.maxAge.Load() == 0 || w.now().Sub(at) <= time.Duration(w.maxAge.Load())
 }
 
 // RoundTrip serves our hosts in process and leaves the rest to the network.

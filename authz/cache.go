@@ -66,6 +66,18 @@ func (c *cache[V]) drop(key string) {
 	c.remove(key)
 }
 
+// dropWhere drops every value that is what f asks for.
+func (c *cache[V]) dropWhere(f func(V) bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// What is removed is replaced by the last, which has been seen.
+	for i := len(c.ring) - 1; i >= 0; i-- {
+		if f(c.ring[i].value) {
+			c.remove(c.ring[i].key)
+		}
+	}
+}
+
 func (c *cache[V]) remove(key string) {
 	e, ok := c.entries.LoadAndDelete(key)
 	if !ok {

@@ -175,7 +175,7 @@ func TestCredentials(t *testing.T) {
 			if r.allowed {
 				t.Fatal("route public does not exist")
 			}
-			who, err := w.server.identify(context.Background(), w.server.published.Load().Generation, fromProto(call("app", "GET", tt.path, tt.headers...)))
+			who, err := w.server.identify(context.Background(), w.server.published.Load().Generation, fromProto(call("app", "GET", tt.path, tt.headers...)), w.clock.Now())
 			if err != nil {
 				t.Fatal(err)
 			}

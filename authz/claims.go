@@ -62,7 +62,7 @@ func claimAt(claims map[string]any, path string) any {
 		return v
 	}
 	segments := strings.FieldsFunc(path, func(r rune) bool { return r == '/' || r == '.' })
-	if len(segments) < 2 || len(segments) > 5 {
+	if len(segments) > 5 {
 		return nil
 	}
 	var at any = claims

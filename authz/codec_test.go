@@ -8,8 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
@@ -21,6 +23,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
+
+	"github.com/countersign/countersign/config"
 )
 
 // browserCheck is the check of a browser's request, as large as they are.
@@ -68,8 +72,12 @@ func TestDecodeLikeTheStockDecoder(t *testing.T) {
 	valued := call("app", "GET", "/x")
 	valued.Attributes.Request.Http.HeaderMap.Headers = append(valued.Attributes.Request.Http.HeaderMap.Headers,
 		&corev3.HeaderValue{Key: "cookie", Value: "by value"}, &corev3.HeaderValue{Key: "Accept", Value: "v", RawValue: []byte("raw")})
+	pipe, nowhere := call("app", "GET", "/"), call("app", "GET", "/")
+	pipe.Attributes.Source = &authv3.AttributeContext_Peer{Address: &corev3.Address{
+		Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: "/run/x"}}}}
+	nowhere.Attributes.Source = &authv3.AttributeContext_Peer{Service: "x"}
 	for name, m := range map[string]*authv3.CheckRequest{
-		"nothing": {}, "a browser": browserCheck("app", "token"), "joined headers": joined, "both": both, "values": valued,
+		"nothing": {}, "a pipe": pipe, "no address": nowhere, "a browser": browserCheck("app", "token"), "joined headers": joined, "both": both, "values": valued,
 		"raw bytes": call("app", "GET", "/\xff", "cookie: \x80\xff"),
 	} {
 		got, err := decodeRequest(string(marshal(t, m)))
@@ -85,6 +93,8 @@ func TestDecodeLikeTheStockDecoder(t *testing.T) {
 
 func TestDecodeMergesAsProtobufsDo(t *testing.T) {
 	a, b := call("one", "GET", "/a", "cookie: a=1"), call("two", "", "/b", "cookie: b=2")
+	a.Attributes.Source = &authv3.AttributeContext_Peer{Address: address("192.0.2.1", 1)}
+	b.Attributes.Source = &authv3.AttributeContext_Peer{Address: address("", 2)}
 	raw := append(marshal(t, a), marshal(t, b)...)
 	m := &authv3.CheckRequest{}
 	if err := proto.Unmarshal(raw, m); err != nil {
@@ -97,7 +107,7 @@ func TestDecodeMergesAsProtobufsDo(t *testing.T) {
 	if diff := cmp.Diff(fromProto(m), got); diff != "" {
 		t.Errorf("-stock +ours:\n%s", diff)
 	}
-	if got.RouteID != "two" || len(got.Cookies) != 2 || got.Method != "GET" {
+	if got.RouteID != "two" || len(got.Cookies) != 2 || got.Method != "GET" || got.Source != "192.0.2.1" {
 		t.Errorf("got %+v", got)
 	}
 }
@@ -106,6 +116,14 @@ func FuzzDecodeCheckRequest(f *testing.F) {
 	f.Add(marshal(f, browserCheck("app", "token")))
 	f.Add(marshal(f, call("app", "OPTIONS", "/\xff?x", "origin: a", "access-control-request-method: b", "sec-fetch-x: y")))
 	f.Add(append(marshal(f, call("a", "GET", "/")), marshal(f, call("b", "GET", "/"))...))
+	for _, sort := range []*corev3.Address{
+		{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: "/x"}}},
+		{Address: &corev3.Address_EnvoyInternalAddress{EnvoyInternalAddress: &corev3.EnvoyInternalAddress{EndpointId: "x"}}},
+	} {
+		m := call("a", "GET", "/")
+		m.Attributes.Source = &authv3.AttributeContext_Peer{Address: sort}
+		f.Add(append(marshal(f, browserCheck("app", "token")), marshal(f, m)...))
+	}
 	f.Add(protowire.AppendTag(nil, 1, protowire.StartGroupType))
 	f.Add(protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.BytesType), 1<<63))
 	f.Fuzz(func(t *testing.T, raw []byte) {
@@ -153,13 +171,24 @@ func TestEncodeLikeTheStockEncoder(t *testing.T) {
 // is sent to sign in by a route that does not exist, and that answers are ones
 // that Envoy can read.
 func FuzzCheck(f *testing.F) {
-	w := newWorld(f, nil, nil)
+	a := newAuthority(f)
+	w := newWorld(f, func(c *config.Config) {
+		c.DownstreamMTLS = a.asked()
+		// Whatever there is to be read, with nothing that would be enough.
+		c.Routes[slices.IndexFunc(c.Routes, func(r *config.Route) bool { return r.ID == "app" })].Policy = parsePolicy(f, `
+- allow:
+    and: [{source_ip: 0.0.0.0/0}, {header/x-team: red}, {query/tab: a}, {user_agent: {contains: x}}, {date: {after: 2020-01-01}},
+      {record: {type: network, by: request.ip, field: site, exists: false}}, {client_certificate: {san_email: ana@example.com}}, {email: alice@example.com}]
+- deny: {or: [{invalid_client_certificate: true}]}`)
+	}, nil)
 	w.session("alice", "alice@example.com", nil)
 	seeds := []*authv3.CheckRequest{
 		browserCheck("app", "nonsense"),
 		call("app", "POST", "/%zz?pomerium_session=x&y", "authorization: Bearer Pomerium-x", "cookie: \xff=\"; ;=", "accept: a/b;q=x,*/*"),
 		call("app", "GET", "/robots.txt", "x-request-id: \x00\xff"), call("nope", "CONNECT", ""),
 		call("app", "POST", "/", "content-type: application/grpc\xff", "x-forwarded-proto: ftp"),
+		call("app", "GET", "/?tab=a;b", "x-team: red", "x-team: blue", "user-agent: \xffx", headerCertificate+": "+presented(a.client("ana@example.com", noon, noon.Add(time.Hour)))),
+		call("app", "GET", "/?tab=%", headerCertificate+`: Chain="%2`),
 	}
 	for _, m := range seeds {
 		f.Add(marshal(f, m))

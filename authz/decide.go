@@ -3,9 +3,7 @@ package authz
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -27,6 +25,11 @@ const (
 	Forbidden
 	// SignIn is a redirect to the sign-in for a navigation, else 401.
 	SignIn
+	// ClientCertificate is 495: the client's certificate, or that it has none, is
+	// what the policy refuses.
+	ClientCertificate
+	// Device is 450: the device is not enrolled or not approved.
+	Device
 	// Allow lets the request through.
 	Allow
 )
@@ -42,6 +45,10 @@ func (o Outcome) String() string {
 		return "forbidden"
 	case SignIn:
 		return "sign-in"
+	case ClientCertificate:
+		return "client-certificate"
+	case Device:
+		return "device"
 	case Allow:
 		return "allow"
 	}
@@ -62,6 +69,10 @@ func decide(route *route, v *verdict, err error) Outcome {
 		return Allow
 	case v.effect == policy.SignIn:
 		return SignIn
+	case v.effect == policy.ClientCertificate:
+		return ClientCertificate
+	case v.effect == policy.Device:
+		return Device
 	default:
 		return Forbidden
 	}
@@ -71,9 +82,16 @@ func decide(route *route, v *verdict, err error) Outcome {
 type ruling struct {
 	outcome Outcome
 	route   *route
-	// who is nil for nobody, and where it did not matter who asks.
+	// at is when the request is judged.
+	at time.Time
+	// who is nil for nobody, and where it did not matter who asks; asked tells
+	// the two apart.
 	who     *identity
+	asked   bool
 	verdict *verdict
+	// input is what the policy looked at.
+	input  policy.Input
+	shadow *shadowRuling
 	// upstream is what an allowed request takes along.
 	upstream passage
 	err      error
@@ -83,7 +101,7 @@ var errNotReady = errors.New("no configuration published yet")
 
 // rule finds out everything that the outcome depends on, and the outcome.
 func (s *Server) rule(ctx context.Context, p *published, r *request) *ruling {
-	c := &ruling{}
+	c := &ruling{at: s.now()}
 	if p == nil {
 		c.err = errNotReady
 	} else if c.route = p.route(r.RouteID); c.route != nil {
@@ -94,6 +112,9 @@ func (s *Server) rule(ctx context.Context, p *published, r *request) *ruling {
 		c.err = ctx.Err()
 	}
 	c.outcome = decide(c.route, c.verdict, c.err)
+	if c.err == nil && c.route != nil && c.route.shadow != nil {
+		c.shadow = s.shade(ctx, p.Generation, r, c)
+	}
 	return c
 }
 
@@ -101,12 +122,13 @@ func (s *Server) rule(ctx context.Context, p *published, r *request) *ruling {
 func (s *Server) examine(ctx context.Context, p *published, r *request, c *ruling) (err error) {
 	// A preflight stands for no one: browsers send it without credentials.
 	passes := c.route.passIdentity && !r.Preflight
-	if c.route.readsSession || passes {
-		if c.who, err = s.identify(ctx, p.Generation, r); err != nil {
+	if c.route.judge.readsSession || passes {
+		if c.who, err = s.identify(ctx, p.Generation, r, c.at); err != nil {
 			return err
 		}
+		c.asked = true
 	}
-	if c.verdict, err = c.route.verdict(ctx, c.who, r); err != nil {
+	if c.verdict, err = s.verdict(ctx, p.Generation, c.route.judge, c.who, r, c.at, &c.input); err != nil {
 		return err
 	}
 	if passes && c.verdict.effect == policy.Allow {
@@ -119,13 +141,12 @@ func (s *Server) examine(ctx context.Context, p *published, r *request, c *rulin
 // broken, expired, revoked, or of another identity provider counts for nothing.
 // So do two cookies that name two live identities: we cannot know which of them
 // the browser's owner meant, and which a neighbouring host planted.
-func (s *Server) identify(ctx context.Context, g *Generation, r *request) (*identity, error) {
+func (s *Server) identify(ctx context.Context, g *Generation, r *request, now time.Time) (*identity, error) {
 	var authorization string
 	if len(r.Authorization) == 1 {
 		authorization = r.Authorization[0]
 	}
 	_, query := splitPath(r.Path)
-	now := s.now()
 	var cookie *identity
 	quarrel := false
 	for _, c := range signin.Present(g.cookieName, r.Cookies, r.PomeriumAuthorization, authorization, query) {
@@ -173,92 +194,6 @@ func (s *Server) open(ctx context.Context, g *Generation, host, token string, no
 		return nil, nil
 	}
 	return who, nil
-}
-
-// verdict is a policy's decision, prepared for the log.
-type verdict struct {
-	effect policy.Effect
-	// refusals are the reasons to show to whom it refused.
-	refusals []policy.Reason
-	// allowed and denied are the codes of the reasons of allow and deny rules.
-	allowed, denied string
-	// line is where the criterion stands that decided, 0 if none did.
-	line int
-}
-
-func newVerdict(d policy.Decision) *verdict {
-	v := &verdict{effect: d.Effect, refusals: slices.Clone(d.Refusals)}
-	for i := range v.refusals {
-		// What this request had is not what the next one with the same truths
-		// had, and that may be somebody else's.
-		if strings.HasPrefix(v.refusals[i].Code, "http-") {
-			v.refusals[i].Had = ""
-		}
-	}
-	v.allowed, v.denied = codesOf(d.Reasons, "allow"), codesOf(d.Reasons, "deny")
-	deciding := d.Refusals
-	if d.Effect != policy.Deny {
-		deciding = d.Reasons
-	}
-	if len(deciding) > 0 {
-		v.line = deciding[0].Line
-	}
-	return v
-}
-
-func codesOf(reasons []policy.Reason, action string) string {
-	var codes []string
-	for _, r := range reasons {
-		if r.Action == action && !slices.Contains(codes, r.Code) {
-			codes = append(codes, r.Code)
-		}
-	}
-	return strings.Join(codes, ",")
-}
-
-// verdictKey is all that a decision about one identity depends on.
-type verdictKey struct {
-	evaluator uint64
-	truths    uint64
-}
-
-// badPath refuses what policies and upstreams may read differently.
-func badPath() *verdict {
-	return &verdict{denied: "malformed-path", refusals: []policy.Reason{{Code: "malformed-path", Rule: "the path is well-formed"}}}
-}
-
-// verdict asks the policy about who, or finds what it said before.
-func (t *route) verdict(ctx context.Context, who *identity, r *request) (*verdict, error) {
-	plain, _ := splitPath(r.Path)
-	path, ok := decodePath(plain)
-	if !ok {
-		return badPath(), nil
-	}
-	in := policy.Input{Request: policy.Request{Method: r.Method, Path: path, Preflight: r.Preflight}}
-	memo := &t.nobody
-	if who != nil && t.readsSession {
-		in.Principal = &who.principal
-		memo = &who.verdicts
-	}
-	truths, cacheable := t.evaluator.RequestTruths(&in.Request)
-	key := verdictKey{t.evaluatorID, truths}
-	if cacheable {
-		if v, ok := memo.get(key); ok {
-			return v, nil
-		}
-	}
-	d, err := t.evaluator.Evaluate(ctx, &in)
-	if err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("evaluate policy: %w", err)
-	}
-	v := newVerdict(d)
-	if cacheable {
-		memo.put(key, v)
-	}
-	return v, nil
 }
 
 // decodePath undoes percent-encoding once, as an upstream does, and refuses

@@ -16,8 +16,17 @@ const maxHeaders = 4096
 const (
 	checkRequestAttributes = 1
 
+	attributesSource     = 1
 	attributesRequest    = 4
 	attributesExtensions = 10
+
+	peerAddress = 1
+
+	addressSocket   = 1
+	addressPipe     = 2
+	addressInternal = 3
+
+	socketText = 2
 
 	requestHTTP = 2
 
@@ -44,7 +53,7 @@ const (
 func decodeRequest(data string) (*request, error) {
 	var d decoder
 	// A browser's request has some twenty headers.
-	d.raw = make([]field, 0, 32)
+	d.raw = make(headers, 0, 2*32)
 	if err := d.checkRequest(data); err != nil {
 		return nil, err
 	}
@@ -137,6 +146,8 @@ func (d *decoder) attributeContext(m string) error {
 		switch {
 		case err != nil || num == 0:
 			return err
+		case num == attributesSource:
+			err = d.peer(v)
 		case num == attributesRequest:
 			err = d.httpRequest(v)
 		case num == attributesExtensions:
@@ -147,6 +158,54 @@ func (d *decoder) attributeContext(m string) error {
 		}
 		if err != nil {
 			return err
+		}
+		m = rest
+	}
+}
+
+// peer reads where a request came from.
+func (d *decoder) peer(m string) error {
+	for {
+		num, v, rest, err := next(m)
+		if err != nil || num == 0 {
+			return err
+		}
+		if num == peerAddress {
+			if err := d.address(v); err != nil {
+				return err
+			}
+		}
+		m = rest
+	}
+}
+
+// address reads an address, which is of one sort: the last that is written.
+func (d *decoder) address(m string) error {
+	for {
+		num, v, rest, err := next(m)
+		switch {
+		case err != nil || num == 0:
+			return err
+		case num == addressSocket:
+			err = d.socket(v)
+		case num == addressPipe || num == addressInternal:
+			d.source = ""
+		}
+		if err != nil {
+			return err
+		}
+		m = rest
+	}
+}
+
+func (d *decoder) socket(m string) error {
+	for {
+		num, v, rest, err := next(m)
+		if err != nil || num == 0 {
+			return err
+		}
+		if num == socketText {
+			d.source = v
 		}
 		m = rest
 	}
@@ -204,10 +263,10 @@ func (d *decoder) headerMap(m string) error {
 		}
 		if num == headerMapHeaders {
 			h, err := header(v)
-			if err != nil || len(d.raw) >= maxHeaders {
+			if err != nil || len(d.raw) >= 2*maxHeaders {
 				return errMalformed
 			}
-			d.raw = append(d.raw, h)
+			d.raw = append(d.raw, h.name, h.value)
 		}
 		m = rest
 	}

@@ -71,6 +71,11 @@ func (f *feed) step(ctx context.Context) error {
 		f.seen(asked)
 		return nil
 	}
+	if f.identities.records.have() == nil { // a new policy looks at other types
+		if err := f.identities.records.reload(ctx); err != nil {
+			return err
+		}
+	}
 	wctx, cancel := context.WithTimeout(ctx, heartbeat)
 	changes, err := f.store.Changes(wctx, f.after)
 	// Waiting in vain is no error, but a store that hangs looks the same.
@@ -81,17 +86,36 @@ func (f *feed) step(ctx context.Context) error {
 		f.began = false
 		return nil
 	case err == nil:
-		f.behind = false
-		for _, c := range changes {
-			f.identities.changed(c.Kind, c.ID)
-			f.after = c.Sequence
-		}
-		f.seen(asked)
-		return nil
+		return f.apply(ctx, changes, asked)
 	case waited:
 		return f.beat(ctx)
 	}
 	return fmt.Errorf("follow changes: %w", err)
+}
+
+// apply takes changes over: the revocations first, for which the store need not be
+// asked. Where the records cannot be read, all of it is to be done again.
+func (f *feed) apply(ctx context.Context, changes []databroker.Change, asked time.Time) error {
+	changed := recordChanges{}
+	for _, c := range changes {
+		if c.Kind == databroker.KindRecord {
+			changed.add(c.Type, c.ID)
+		} else {
+			f.identities.changed(c.Kind, c.ID)
+		}
+	}
+	if len(changed) > 0 {
+		if err := f.identities.records.apply(ctx, changed); err != nil {
+			return err
+		}
+		f.identities.recordsChanged(changed)
+	}
+	f.behind = false
+	if len(changes) > 0 {
+		f.after = changes[len(changes)-1].Sequence
+	}
+	f.seen(asked)
+	return nil
 }
 
 // beat asks the store whether there is anything that we have not been told.
@@ -118,11 +142,14 @@ func (f *feed) beat(ctx context.Context) error {
 
 // restart forgets everything and goes on from the store's present.
 func (f *feed) restart(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, feedTimeout)
+	asked, cancel := context.WithTimeout(ctx, feedTimeout)
 	defer cancel()
-	sequence, err := f.store.Sequence(ctx)
+	sequence, err := f.store.Sequence(asked)
 	if err != nil {
 		return fmt.Errorf("read sequence: %w", err)
+	}
+	if err := f.identities.records.reload(ctx); err != nil {
+		return err
 	}
 	f.identities.forget()
 	f.after, f.began, f.behind = sequence, true, false

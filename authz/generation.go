@@ -25,6 +25,8 @@ type Generation struct {
 	routes map[string]*route
 	// compiled are the evaluators by their policies' keys, for the next build.
 	compiled map[string]*policy.Evaluator
+	// judges are by judgeKey.
+	judges map[string]*judge
 
 	keys         *signin.Keys
 	cookieName   string
@@ -35,6 +37,12 @@ type Generation struct {
 
 	minter minter
 	trust  *trust
+	// behindProxies is whether the peer of a connection is not the client.
+	behindProxies bool
+	// clients is nil where no client is asked for a certificate.
+	clients *clients
+	// logged is what the log says of identities.
+	logged *loggedParts
 	// nobody is the identity of whoever has none, on public routes that pass
 	// identity on.
 	nobody identity
@@ -46,13 +54,13 @@ type Generation struct {
 // route is what a check needs to know of a route.
 type route struct {
 	id, name     string
-	evaluator    *policy.Evaluator
-	evaluatorID  uint64
-	readsSession bool
+	judge        *judge
 	passIdentity bool
-	log          *slog.Logger
-	// nobody remembers decisions that did not depend on who asked.
-	nobody memo[verdictKey, *verdict]
+	// shadow is nil for none.
+	shadow *shadow
+	// attrs are the route's id, its name and its policy's; log has them already.
+	attrs [3]slog.Attr
+	log   *slog.Logger
 }
 
 // reserved are headers that no claim may be written to.
@@ -65,14 +73,18 @@ const reserved = " host connection content-length transfer-encoding upgrade te t
 func (s *Server) Build(ctx context.Context, cfg *config.Config, keys *signin.Keys, ring *assertion.KeyRing) (*Generation, error) {
 	g := &Generation{
 		routes:       make(map[string]*route, len(cfg.Routes)),
+		judges:       map[string]*judge{},
 		keys:         keys,
 		cookieName:   cfg.Cookie.Name,
 		cookieDomain: cfg.Cookie.Domain,
 		idpID:        cfg.IDP.ID(),
 		authenticate: cfg.AuthenticateURL,
 		grace:        cfg.Databroker.OutageGrace,
-		minter:       newMinter(s.ids.Add(1), &cfg.Assertion, ring, s.now),
-		strip:        []string{headerPomeriumAuthorization},
+
+		behindProxies: cfg.Server.XFFNumTrustedHops > 0,
+
+		minter: newMinter(s.ids.Add(1), &cfg.Assertion, ring, s.now),
+		strip:  []string{headerPomeriumAuthorization},
 	}
 	g.scrub = []string{headerAssertion, headerOriginal, headerPomeriumAuthorization}
 	for _, h := range g.minter.headers {
@@ -82,66 +94,90 @@ func (s *Server) Build(ctx context.Context, cfg *config.Config, keys *signin.Key
 		g.scrub = append(g.scrub, h.header)
 	}
 
-	before := s.published.Load()
-	var known map[string]*policy.Evaluator
-	if before != nil {
-		known = before.compiled
-		if before.trust.sameAs(&cfg.Assertion, ring) {
-			g.trust = before.trust
-		}
+	before := &Generation{}
+	if p := s.published.Load(); p != nil {
+		before = p.Generation
 	}
-	if g.trust == nil {
-		var err error
-		if g.trust, err = newTrust(&cfg.Assertion, ring, s.client, s.now); err != nil {
-			return nil, err
-		}
+	var err error
+	if before.trust != nil && before.trust.sameAs(&cfg.Assertion, ring) {
+		g.trust = before.trust
+	} else if g.trust, err = newTrust(&cfg.Assertion, ring, s.client, s.now); err != nil {
+		return nil, err
 	}
-	if err := g.compile(ctx, cfg.Routes, known); err != nil {
+	if g.clients, err = newClients(cfg, before.clients); err != nil {
+		return nil, err
+	}
+	if err := g.compile(ctx, cfg.Routes, before.compiled); err != nil {
 		return nil, err
 	}
 	for _, c := range cfg.Routes {
 		if g.routes[c.ID] != nil || c.ID == "" {
 			return nil, config.Problems{{Position: c.Position, Message: fmt.Sprintf("route id %q is not unique", c.ID)}}
 		}
-		e := g.compiled[c.Policy.Key()].For(c.Policy)
-		g.routes[c.ID] = &route{
-			id:           c.ID,
-			name:         c.Name,
-			evaluator:    e,
-			evaluatorID:  s.ids.Add(1),
-			readsSession: e.ReadsSession(),
-			passIdentity: c.PassIdentityHeaders,
-			log:          s.log.With(slog.String("route-id", c.ID), slog.String("route", c.Name)),
+		g.routes[c.ID] = s.newRoute(g, before, c)
+	}
+	g.logged = s.loggedParts(g)
+	return g, nil
+}
+
+func (s *Server) newRoute(g, before *Generation, c *config.Route) *route {
+	t := &route{id: c.ID, name: c.Name, judge: s.judge(g, before, c.Policy), passIdentity: c.PassIdentityHeaders}
+	t.attrs = [3]slog.Attr{slog.String("route-id", t.id), slog.String("route", t.name), slog.String("policy", t.judge.name)}
+	t.log = slog.New(s.log.Handler().WithAttrs(t.attrs[:]))
+	if c.ShadowPolicy != nil {
+		t.shadow = &shadow{judge: s.judge(g, before, c.ShadowPolicy), shadowCounts: &shadowCounts{}}
+		if old := before.routes[c.ID]; old != nil && old.shadow != nil {
+			t.shadow.shadowCounts = old.shadow.shadowCounts
 		}
 	}
-	return g, nil
+	return t
+}
+
+// judge is the one for a policy that g has compiled, with its memory if it was
+// there before.
+func (s *Server) judge(g, before *Generation, p *policy.Policy) *judge {
+	e := g.compiled[p.Key()].For(p)
+	key := judgeKey(p, e)
+	if g.judges[key] == nil {
+		if g.judges[key] = before.judges[key]; g.judges[key] == nil {
+			g.judges[key] = newJudge(s.ids.Add(1), p, e)
+		}
+	}
+	return g.judges[key]
 }
 
 // compile fills g.compiled with an evaluator for each distinct policy.
 func (g *Generation) compile(ctx context.Context, routes []*config.Route, known map[string]*policy.Evaluator) error {
 	type job struct {
-		key   string
-		route *config.Route
-		done  *policy.Evaluator
-		err   error
+		key    string
+		policy *policy.Policy
+		route  *config.Route
+		done   *policy.Evaluator
+		err    error
 	}
 	var jobs []*job
 	g.compiled = map[string]*policy.Evaluator{}
-	for _, r := range routes {
-		key := r.Policy.Key()
+	add := func(r *config.Route, p *policy.Policy) {
+		key := p.Key()
 		if _, ok := g.compiled[key]; ok {
-			continue
+			return
 		}
 		g.compiled[key] = known[key]
 		if g.compiled[key] == nil {
-			jobs = append(jobs, &job{key: key, route: r})
+			jobs = append(jobs, &job{key: key, policy: p, route: r})
+		}
+	}
+	for _, r := range routes {
+		add(r, r.Policy)
+		if r.ShadowPolicy != nil {
+			add(r, r.ShadowPolicy)
 		}
 	}
 	var group errgroup.Group
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for _, j := range jobs {
 		group.Go(func() error {
-			j.done, j.err = policy.Compile(ctx, j.route.Policy)
+			j.done, j.err = policy.Compile(ctx, j.policy)
 			return nil
 		})
 	}

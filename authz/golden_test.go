@@ -16,6 +16,7 @@ import (
 	"github.com/countersign/countersign/assertion"
 	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/internal/golden"
+	"github.com/countersign/countersign/internal/signin"
 )
 
 // settings are what a golden case may set besides the policy.
@@ -24,12 +25,17 @@ type settings struct {
 	Claims  map[string]string `yaml:"jwt_claims_headers"`
 	Format  string            `yaml:"jwt_issuer_format"`
 	Context string            `yaml:"original_user_context"`
+	// Shadow is the route's policy_shadow, MTLS whether clients are asked for
+	// certificates.
+	Shadow string `yaml:"policy_shadow"`
+	MTLS   bool   `yaml:"downstream_mtls"`
 }
 
 // TestCheck runs the cases of testdata/check: a policy and a request go in, the
 // answer and the line of the log come out. {{alice}} stands for the token of a
 // session, {{api}} for that of a service account, {{bob-assertion}} for what an
-// earlier hop said of bob.
+// earlier hop said of bob, {{good-certificate}} for what Envoy says of a client's.
+// Alice's device is approved, dave's is enrolled, and carol's sign-in is two hours old.
 func TestCheck(t *testing.T) {
 	golden.Only(t, "testdata", "check", "fuzz")
 	golden.Run(t, "testdata/check", func(t *testing.T, c *golden.Case) map[string]string {
@@ -39,7 +45,15 @@ func TestCheck(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		ca := newAuthority(t)
 		w := newWorld(t, func(cfg *config.Config) {
+			if s.MTLS {
+				cfg.DownstreamMTLS = ca.asked()
+			}
+			if s.Shadow != "" {
+				i := slices.IndexFunc(cfg.Routes, func(r *config.Route) bool { return r.ID == "case" })
+				cfg.Routes[i].ShadowPolicy = parsePolicy(t, s.Shadow)
+			}
 			for header, claim := range s.Claims {
 				cfg.Assertion.ClaimHeaders = append(cfg.Assertion.ClaimHeaders, config.ClaimHeader{Header: header, Claim: claim})
 			}
@@ -47,6 +61,12 @@ func TestCheck(t *testing.T) {
 			cfg.Assertion.IssuerFormat, cfg.Assertion.OriginalUserContext = s.Format, s.Context
 		}, map[string]routeDef{"case": {c.Input(t, "policy.yaml"), s.Pass}})
 		names := w.people()
+		if s.MTLS {
+			for name, until := range map[string]time.Time{"good": noon.Add(time.Hour), "expired": noon.Add(-time.Minute)} {
+				c := ca.client("alice@example.com", noon.Add(-time.Hour), until)
+				names[name+"-certificate"], names[name+"-fingerprint"] = presented(c), fingerprint(c)
+			}
+		}
 
 		lines := strings.Split(strings.TrimSpace(names.in(c.Input(t, "request"))), "\n")
 		method, target, _ := strings.Cut(lines[0], " ")
@@ -56,8 +76,9 @@ func TestCheck(t *testing.T) {
 		}
 		r := w.check(callHost("case", u.Host, method, u.RequestURI(), lines[1:]...))
 		return map[string]string{
-			"want":     names.out(w.print(r)),
-			"want.log": names.out(w.log.String()),
+			"want": names.out(w.print(r)),
+			// The name of a policy is a part of its hash.
+			"want.log": regexp.MustCompile(`"policy":"[0-9a-f]{12}"`).ReplaceAllString(names.out(w.log.String()), `"policy":"…"`),
 		}
 	})
 }
@@ -85,7 +106,11 @@ func (w *world) people() naming {
 		"alice":   w.session("alice", "alice@example.com", map[string]any{"name": "Alice", "groups": []any{"staff", "eng"}, "dept": "r&d"}),
 		"mallory": w.session("mallory", "mallory@elsewhere.org", nil),
 		"api":     w.account("acct-1", "api-access", time.Time{}),
+		"carol":   w.session("carol", "carol@example.com", map[string]any{"auth_time": float64(noon.Add(-2 * time.Hour).Unix())}),
+		"dave":    w.session("dave", "dave@example.com", nil),
 	}
+	w.device("alice", "key-1", "admin@example.com")
+	w.device("dave", "key-2", "")
 	a, err := w.ring.Sign(assertion.Claims{
 		Issuer: "pomerium-proxy", Audience: "first.example.com", Subject: "user-bob", User: "user-bob",
 		IssuedAt: w.clock.Now(), ExpiresAt: w.clock.Now().Add(5 * time.Minute),
@@ -127,7 +152,14 @@ func (w *world) print(r reply) string {
 			if err := w.keys.VerifyLink(u, w.clock.Now()); err != nil {
 				w.t.Errorf("sign-in link: %v", err)
 			}
-			fmt.Fprintf(&b, "location: %s://%s%s to %s\n", u.Scheme, u.Host, u.Path, u.Query().Get("pomerium_redirect_uri"))
+			fmt.Fprintf(&b, "location: %s://%s%s to %s", u.Scheme, u.Host, u.Path, u.Query().Get("pomerium_redirect_uri"))
+			switch maxAge, err := signin.MaxAge(u.Query()); {
+			case err != nil:
+				w.t.Errorf("sign-in link: %v", err)
+			case maxAge > 0:
+				fmt.Fprintf(&b, ", at most %s ago", maxAge)
+			}
+			fmt.Fprintln(&b)
 			continue
 		case "set-cookie":
 			value = regexp.MustCompile(`^(__Host-_pomerium_flow_)[^;]+`).ReplaceAllString(value, "$1…")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,6 +35,11 @@ type identity struct {
 
 	principal policy.Principal
 	name      string
+	// groups are those of the assertion: the principal's and, of those that a
+	// directory knows, the names.
+	groups []string
+	// devices are the ids of those that the session was used from, known or not.
+	devices []string
 	// idpID is that of a session.
 	idpID string
 	// expiresAt is zero for an account that does not expire.
@@ -41,25 +47,75 @@ type identity struct {
 
 	verdicts   memo[verdictKey, *verdict]
 	assertions memo[assertionKey, *minted]
+	line       atomic.Pointer[identityLine]
 }
 
 func (i *identity) live(now time.Time) bool {
 	return !i.missing && (i.expiresAt.IsZero() || now.Before(i.expiresAt))
 }
 
-func sessionIdentity(s *databroker.Session) *identity {
-	p := policy.Principal{ID: s.ID, UserID: s.UserID, Claims: s.Claims, Groups: texts(s.Claims["groups"])}
+// sessionIdentity is a session with what the records say of its user: where a
+// directory knows them, its groups and its address count.
+func sessionIdentity(s *databroker.Session, known *recordSet) *identity {
+	p := policy.Principal{
+		ID: s.ID, UserID: s.UserID, Claims: s.Claims, Groups: texts(s.Claims["groups"]), AuthTime: authTime(s),
+	}
 	// An address that the provider does not vouch for is nobody's: who may
 	// write anything there must not pass for someone.
 	if v := s.Claims["email_verified"]; v != false && v != "false" {
 		p.Email, _ = s.Claims["email"].(string)
 	}
-	return &identity{
-		principal: p,
-		name:      joined(s.Claims["name"]),
-		idpID:     s.IDPID,
-		expiresAt: s.ExpiresAt,
+	i := &identity{name: joined(s.Claims["name"]), idpID: s.IDPID, expiresAt: s.ExpiresAt}
+	if user, ok := known.Find(databroker.RecordDirectoryUser, s.UserID); ok {
+		p.Groups = texts(user["group_ids"])
+		if email, _ := user["email"].(string); email != "" {
+			p.Email = email
+		}
+		i.groups = slices.Clone(p.Groups)
+		for _, id := range p.Groups {
+			group, _ := known.Find(databroker.RecordDirectoryGroup, id)
+			if name, _ := group["name"].(string); name != "" {
+				i.groups = append(i.groups, name)
+			}
+		}
+	} else {
+		i.groups = p.Groups
 	}
+	for _, d := range s.Devices {
+		i.devices = append(i.devices, d.ID)
+		device, ok := known.Find(databroker.RecordDevice, d.ID)
+		if owner, _ := device["user_id"].(string); !ok || owner != s.UserID {
+			continue // nobody's, or somebody else's
+		}
+		enrolled := policy.EnrolledDevice{ID: d.ID, Type: d.Type}
+		if typ, _ := device["type"].(string); typ != "" {
+			enrolled.Type = typ
+		}
+		approver, _ := device["approved_by"].(string)
+		enrolled.Approved = approver != ""
+		p.Devices = append(p.Devices, enrolled)
+	}
+	i.principal = p
+	return i
+}
+
+// authTime is when the person last proved who they are: what the provider says,
+// or else when the session began.
+func authTime(s *databroker.Session) time.Time {
+	if seconds, ok := s.Claims["auth_time"].(float64); ok && seconds > 0 && seconds < 1<<37 {
+		return time.Unix(int64(seconds), 0).UTC()
+	}
+	return s.CreatedAt
+}
+
+// changedBy reports whether a change of records is one of what i is made of.
+func (i *identity) changedBy(changes recordChanges) bool {
+	in := func(typ string, ids ...string) bool {
+		return slices.ContainsFunc(ids, func(id string) bool { return changes[typ][id] })
+	}
+	return in(databroker.RecordDirectoryUser, i.principal.UserID) ||
+		in(databroker.RecordDirectoryGroup, i.principal.Groups...) ||
+		in(databroker.RecordDevice, i.devices...)
 }
 
 // accountIdentity has no address, groups or claims: an account inherits nothing
@@ -74,9 +130,12 @@ func accountIdentity(a *databroker.ServiceAccount) *identity {
 // identities remembers what the store said, for as long as the change feed
 // vouches for it.
 type identities struct {
-	store databroker.Store
-	now   func() time.Time
-	known *cache[*identity]
+	store   databroker.Store
+	now     func() time.Time
+	records *records
+	known   *cache[*identity]
+	// uncached remembers nothing; only tests set it.
+	uncached bool
 	// contact is when the feed last knew that it had missed nothing, in
 	// nanoseconds; 0 for never.
 	contact atomic.Int64
@@ -93,15 +152,20 @@ type flight struct {
 	// stale is set, under the lock of identities, when the record changed
 	// while the store was being asked: the answer may be the old one.
 	stale bool
+	// abandoned is set where the time of whoever asked was over: that is no
+	// answer to the others.
+	abandoned bool
 }
 
-func newIdentities(store databroker.Store, now func() time.Time) *identities {
-	return &identities{
+func newIdentities(store databroker.Store, now func() time.Time, ids *atomic.Uint64) *identities {
+	c := &identities{
 		store:   store,
 		now:     now,
 		known:   newCache[*identity](maxIdentities),
 		flights: map[string]*flight{},
 	}
+	c.records = newRecords(store, now, ids, c.trusted)
+	return c
 }
 
 // recordKey names a record in the cache.
@@ -124,15 +188,15 @@ func (c *identities) lookup(ctx context.Context, kind signin.Kind, id string, gr
 	if known, ok := c.known.get(key); ok && c.trusted(grace) {
 		return known, nil
 	}
-	return c.fetch(ctx, record, id, key)
+	return c.fetch(ctx, record, id, key, grace)
 }
 
 func (c *identities) trusted(grace time.Duration) bool {
 	contact := c.contact.Load()
-	return contact != 0 && c.now().Sub(time.Unix(0, contact)) <= max(grace, minGrace)
+	return !c.uncached && contact != 0 && c.now().Sub(time.Unix(0, contact)) <= max(grace, minGrace)
 }
 
-func (c *identities) fetch(ctx context.Context, kind databroker.Kind, id, key string) (*identity, error) {
+func (c *identities) fetch(ctx context.Context, kind databroker.Kind, id, key string, grace time.Duration) (*identity, error) {
 	for {
 		c.mu.Lock()
 		f, flying := c.flights[key]
@@ -142,7 +206,7 @@ func (c *identities) fetch(ctx context.Context, kind databroker.Kind, id, key st
 		}
 		c.mu.Unlock()
 		if !flying {
-			c.fly(ctx, f, kind, id, key)
+			c.fly(ctx, f, kind, id, key, grace)
 			return f.id, f.err
 		}
 		select {
@@ -150,8 +214,7 @@ func (c *identities) fetch(ctx context.Context, kind databroker.Kind, id, key st
 		case <-ctx.Done():
 			return nil, fmt.Errorf("wait for %s: %w", kind, ctx.Err())
 		}
-		// Who asked may have gone away; that is no answer to us.
-		if !errors.Is(f.err, context.Canceled) {
+		if !f.abandoned {
 			return f.id, f.err
 		}
 	}
@@ -159,7 +222,7 @@ func (c *identities) fetch(ctx context.Context, kind databroker.Kind, id, key st
 
 // fly asks the store and remembers its answer unless the record changed
 // meanwhile.
-func (c *identities) fly(ctx context.Context, f *flight, kind databroker.Kind, id, key string) {
+func (c *identities) fly(ctx context.Context, f *flight, kind databroker.Kind, id, key string, grace time.Duration) {
 	defer func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -171,12 +234,13 @@ func (c *identities) fly(ctx context.Context, f *flight, kind databroker.Kind, i
 		}
 		close(f.done)
 	}()
-	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	limited, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	f.id, f.err = c.load(ctx, kind, id)
+	f.id, f.err = c.load(limited, kind, id, grace)
+	f.abandoned = f.err != nil && ctx.Err() != nil
 }
 
-func (c *identities) load(ctx context.Context, kind databroker.Kind, id string) (*identity, error) {
+func (c *identities) load(ctx context.Context, kind databroker.Kind, id string, grace time.Duration) (*identity, error) {
 	var found *identity
 	var err error
 	if kind == databroker.KindServiceAccount {
@@ -187,7 +251,10 @@ func (c *identities) load(ctx context.Context, kind databroker.Kind, id string) 
 	} else {
 		var s *databroker.Session
 		if s, err = c.store.Session(ctx, id); err == nil {
-			found = sessionIdentity(s)
+			var known *recordSet
+			if known, err = c.records.get(ctx, grace); err == nil {
+				found = sessionIdentity(s, known)
+			}
 		}
 	}
 	if errors.Is(err, databroker.ErrNotFound) {
@@ -212,6 +279,21 @@ func (c *identities) changed(kind databroker.Kind, id string) {
 		delete(c.flights, key)
 	}
 	c.known.drop(key)
+}
+
+// recordsChanged forgets the sessions that the records say something else of now.
+// The new records are published already.
+func (c *identities) recordsChanged(changes recordChanges) {
+	if !slices.ContainsFunc(knownRecords(), func(typ string) bool { return len(changes[typ]) > 0 }) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, f := range c.flights {
+		f.stale = true
+		delete(c.flights, key)
+	}
+	c.known.dropWhere(func(i *identity) bool { return i.changedBy(changes) })
 }
 
 // forget forgets every record.

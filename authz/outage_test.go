@@ -236,7 +236,7 @@ func TestWaitersOutliveWhoAskedFirst(t *testing.T) {
 	w := newWorld(t, nil, nil)
 	alice := call("app", "GET", "/", "cookie: _pomerium="+w.session("alice", "alice@example.com", nil))
 	ids := w.server.identities
-	f := &flight{done: make(chan struct{}), err: context.Canceled}
+	f := &flight{done: make(chan struct{}), err: context.Canceled, abandoned: true}
 	ids.flights["salice"] = f
 	var wg sync.WaitGroup
 	var r reply
@@ -326,6 +326,8 @@ func (s *muteStore) Changes(ctx context.Context, _ uint64) ([]databroker.Change,
 	return nil, ctx.Err()
 }
 
+func (*muteStore) Records(context.Context, string) ([]*databroker.Record, error) { return nil, nil }
+
 func (s *muteStore) Sequence(context.Context) (uint64, error) {
 	return s.sequence.Load(), nil
 }
@@ -336,7 +338,7 @@ func TestAFeedThatTellsNothingIsNotTrusted(t *testing.T) {
 	s.sequence.Store(7)
 	c := &clock{}
 	c.Set(noon)
-	ids := newIdentities(s, c.Now)
+	ids := newIdentities(s, c.Now, new(atomic.Uint64))
 	f := feed{store: s, identities: ids, log: slog.New(slog.DiscardHandler)}
 	step := func() {
 		t.Helper()

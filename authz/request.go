@@ -1,6 +1,7 @@
 package authz
 
 import (
+	"slices"
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -17,6 +18,11 @@ const (
 	headerAssertion             = "x-pomerium-jwt-assertion"
 	headerOriginal              = "x-pomerium-jwt-assertion-for"
 	headerCookie                = "cookie"
+	// headerCertificate is written by Envoy alone, which drops a client's own.
+	headerCertificate = "x-forwarded-client-cert"
+	// headerAddress is where Envoy tells the client's address behind proxies that
+	// are trusted to know it. It, too, is Envoy's alone.
+	headerAddress = "x-countersign-client-address"
 )
 
 // request is what we read of a CheckRequest. Its strings may share one
@@ -27,6 +33,11 @@ type request struct {
 	ID string
 	// Path is with its query, as the upstream would get it.
 	Method, Path, Host, Scheme string
+	// Source is the address of Envoy's peer.
+	Source string
+
+	// Headers are all of them, for policies that read some.
+	Headers headers
 
 	Cookies []string
 	// Authorization is every value that was sent.
@@ -50,30 +61,57 @@ type fetchMetadata struct {
 	Scripted bool
 }
 
-// field is one header of a request or of an answer.
+// field is one header of an answer.
 type field struct{ name, value string }
+
+// headers are names, in lower case, each followed by its value: a value can be
+// handed out as a list of one without a copy.
+type headers []string
+
+// Values implements policy.Headers.
+func (h *headers) Values(name string) []string {
+	var found []string
+	for i := 0; i < len(*h); i += 2 {
+		switch {
+		case (*h)[i] != name:
+		case found == nil:
+			found = (*h)[i+1 : i+2 : i+2]
+		default:
+			found = append(found, (*h)[i+1])
+		}
+	}
+	return found
+}
 
 // attributes is what a CheckRequest says, before headers are told apart. Both
 // ways to read one, from the wire and from its protobuf type, fill it.
 type attributes struct {
-	routeID                        string
+	routeID, source                string
 	id, method, path, host, scheme string
 	// raw are the headers one by one. joined, which only an Envoy that does
 	// not encode raw headers sends, has one entry per name and is read only
 	// where raw is empty.
-	raw, joined []field
+	raw    headers
+	joined []field
 }
 
 // request tells the headers apart.
 func (a *attributes) request() *request {
-	r := &request{RouteID: a.routeID, ID: a.id, Method: a.method, Path: a.path, Host: a.host, Scheme: a.scheme}
-	headers := a.raw
-	if len(headers) == 0 {
-		headers = a.joined
+	r := &request{
+		RouteID: a.routeID, ID: a.id, Method: a.method, Path: a.path, Host: a.host, Scheme: a.scheme,
+		Source: a.source, Headers: a.raw,
+	}
+	if len(r.Headers) == 0 {
+		r.Headers = nil
+		slices.SortFunc(a.joined, func(a, b field) int { return strings.Compare(a.name, b.name) })
+		for _, h := range a.joined {
+			r.Headers = append(r.Headers, h.name, h.value)
+		}
 	}
 	var p preflight
-	for _, h := range headers {
-		r.read(h, &p)
+	for i := 0; i < len(r.Headers); i += 2 {
+		r.Headers[i] = lower(r.Headers[i])
+		r.read(r.Headers[i], r.Headers[i+1], &p)
 	}
 	r.Preflight = r.Method == "OPTIONS" && p.origin && p.method
 	return r
@@ -81,50 +119,61 @@ func (a *attributes) request() *request {
 
 type preflight struct{ origin, method bool }
 
-func (r *request) read(h field, p *preflight) {
-	switch name := lower(h.name); name {
+func (r *request) read(name, value string, p *preflight) {
+	switch name {
 	case headerCookie:
-		r.Cookies = append(r.Cookies, h.value)
+		r.Cookies = append(r.Cookies, value)
 	case headerAuthorization:
-		r.Authorization = append(r.Authorization, h.value)
+		r.Authorization = append(r.Authorization, value)
 	case headerPomeriumAuthorization:
-		first(&r.PomeriumAuthorization, h.value)
+		first(&r.PomeriumAuthorization, value)
 	case headerAssertion:
-		first(&r.Assertion, h.value)
+		first(&r.Assertion, value)
 	case headerOriginal:
-		first(&r.Original, h.value)
+		first(&r.Original, value)
 	case ":path":
 		// What http.path says has invalid UTF-8 replaced; this is the truth.
-		r.Path = h.value
+		r.Path = value
 	case "accept":
 		if r.Accept != "" {
-			h.value = r.Accept + "," + h.value
+			value = r.Accept + "," + value
 		}
-		r.Accept = h.value
+		r.Accept = value
 	case "content-type":
-		first(&r.ContentType, h.value)
+		first(&r.ContentType, value)
 	case "origin":
-		p.origin = p.origin || h.value != ""
+		p.origin = p.origin || value != ""
 	case "access-control-request-method":
-		p.method = p.method || h.value != ""
+		p.method = p.method || value != ""
 	case "x-request-id":
-		if h.value != "" && len(h.value) <= 128 {
-			r.ID = h.value
+		if value != "" && len(value) <= 128 {
+			r.ID = value
 		}
 	case "x-forwarded-proto":
-		if h.value == "https" || h.value == "http" {
-			r.Scheme = h.value
+		if value == "https" || value == "http" {
+			r.Scheme = value
 		}
 	case "x-requested-with":
 		r.Fetch.Scripted = true
 	case "upgrade":
-		r.Fetch.Scripted = r.Fetch.Scripted || strings.EqualFold(h.value, "websocket")
+		r.Fetch.Scripted = r.Fetch.Scripted || strings.EqualFold(value, "websocket")
 	case "sec-fetch-mode":
-		first(&r.Fetch.Mode, h.value)
+		first(&r.Fetch.Mode, value)
 		r.Fetch.Sent = true
 	default:
 		r.Fetch.Sent = r.Fetch.Sent || strings.HasPrefix(name, "sec-fetch-")
 	}
+}
+
+// address is the client's, as text, and "" if it is not known.
+func (r *request) address(behindProxies bool) string {
+	if !behindProxies {
+		return r.Source
+	}
+	if told := r.Headers.Values(headerAddress); len(told) == 1 {
+		return told[0]
+	}
+	return ""
 }
 
 func first(dst *string, v string) {
@@ -163,6 +212,7 @@ func fromProto(m *authv3.CheckRequest) *request {
 	http := m.GetAttributes().GetRequest().GetHttp()
 	a := &attributes{
 		routeID: m.GetAttributes().GetContextExtensions()[routeKey],
+		source:  m.GetAttributes().GetSource().GetAddress().GetSocketAddress().GetAddress(),
 		id:      http.GetId(),
 		method:  http.GetMethod(),
 		path:    http.GetPath(),
@@ -170,7 +220,7 @@ func fromProto(m *authv3.CheckRequest) *request {
 		scheme:  http.GetScheme(),
 	}
 	for _, h := range http.GetHeaderMap().GetHeaders() {
-		a.raw = append(a.raw, field{h.GetKey(), headerText(h)})
+		a.raw = append(a.raw, h.GetKey(), headerText(h))
 	}
 	// Maps have no order, so that only one spelling of a name can count.
 	for name, value := range http.GetHeaders() {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
@@ -31,7 +32,14 @@ type answer struct {
 	title, message string
 }
 
-func answerTo(o Outcome) answer {
+// The statuses that net/http has no name for: nginx's for client certificates,
+// and one of the unassigned, which Pomerium uses for devices.
+const (
+	statusDevice            = 450
+	statusClientCertificate = 495
+)
+
+func answerTo(o Outcome, maxAge time.Duration) answer {
 	switch o {
 	case NoRoute:
 		return answer{http.StatusNotFound, codes.Unimplemented, "no-such-route",
@@ -39,7 +47,17 @@ func answerTo(o Outcome) answer {
 	case Forbidden:
 		return answer{http.StatusForbidden, codes.PermissionDenied, "forbidden",
 			"Access denied", "The policy of this application does not let this request through."}
+	case ClientCertificate:
+		return answer{statusClientCertificate, codes.Unauthenticated, "client-certificate",
+			"Client certificate required", "This application is only for devices that present a client certificate that it accepts."}
+	case Device:
+		return answer{statusDevice, codes.PermissionDenied, "device",
+			"Device not approved", "This application may only be used from a device that is enrolled and approved."}
 	case SignIn:
+		if maxAge > 0 {
+			return answer{http.StatusUnauthorized, codes.Unauthenticated, "sign-in-too-old",
+				"Sign in again", "You signed in too long ago for this application. It asks for a sign-in that is at most " + ageText(maxAge) + " old."}
+		}
 		return answer{http.StatusUnauthorized, codes.Unauthenticated, "unauthenticated",
 			"Sign in first", "This application is for people who have signed in."}
 	default:
@@ -51,7 +69,8 @@ func answerTo(o Outcome) answer {
 // deny writes the answer to a request that goes no further. p is nil where no
 // configuration was published or something panicked.
 func (s *Server) deny(p *published, r *request, c *ruling) *response {
-	a := answerTo(c.outcome)
+	maxAge := c.maxAge()
+	a := answerTo(c.outcome, maxAge)
 	resp := &response{Code: a.code, Status: a.status, Header: []field{
 		{"cache-control", "no-store"},
 		{"vary", "Accept, Authorization, Cookie, Sec-Fetch-Mode, X-Pomerium-Authorization"},
@@ -68,11 +87,8 @@ func (s *Server) deny(p *published, r *request, c *ruling) *response {
 	case Unavailable:
 		resp.add("retry-after", retryAfter)
 	case SignIn:
-		challenge := `Bearer realm="countersign"`
-		if r.bringsToken() {
-			challenge += `, error="invalid_token"`
-		} else if r.startsFlow() {
-			flow, cookies, err := s.startFlow(p.Generation, r)
+		if !r.bringsToken() && r.startsFlow() {
+			flow, cookies, err := s.startFlow(p.Generation, r, maxAge)
 			if err != nil {
 				c.outcome, c.err = Unavailable, err
 				return s.deny(p, r, c)
@@ -85,12 +101,53 @@ func (s *Server) deny(p *published, r *request, c *ruling) *response {
 			resp.add("location", link)
 			return resp
 		}
-		resp.add("www-authenticate", challenge)
+		resp.add("www-authenticate", challenge(r, maxAge))
 	}
 	resp.add("x-pomerium-intercepted-response", "true")
 	s.body(resp, a, r, c, link)
 	resp.Body = bytes.ToValidUTF8(resp.Body, nil)
 	return resp
+}
+
+// maxAge is how old the sign-in may be that the answer asks for, 0 for any age.
+func (c *ruling) maxAge() time.Duration {
+	if c.verdict == nil || c.outcome != SignIn {
+		return 0
+	}
+	return c.verdict.maxAge
+}
+
+// challenge says what a program should bring: a token (RFC 6750), or a fresher
+// sign-in (RFC 9470).
+func challenge(r *request, maxAge time.Duration) string {
+	switch {
+	case maxAge > 0:
+		return fmt.Sprintf(`Bearer error="insufficient_user_authentication", error_description="The sign-in must be at most %s old", max_age="%d"`,
+			ageText(maxAge), wholeSeconds(maxAge))
+	case r.bringsToken():
+		return `Bearer realm="countersign", error="invalid_token"`
+	}
+	return `Bearer realm="countersign"`
+}
+
+func wholeSeconds(d time.Duration) int64 { return max(1, int64(d/time.Second)) }
+
+// ageText is an age in the largest unit that it is a whole number of.
+func ageText(d time.Duration) string {
+	n, unit := wholeSeconds(d), "second"
+	for _, u := range []struct {
+		size int64
+		name string
+	}{{24 * 60 * 60, "day"}, {60 * 60, "hour"}, {60, "minute"}} {
+		if n%u.size == 0 {
+			n, unit = n/u.size, u.name
+			break
+		}
+	}
+	if n != 1 {
+		unit += "s"
+	}
+	return strconv.FormatInt(n, 10) + " " + unit
 }
 
 func robots(r *request) bool {
@@ -126,19 +183,29 @@ func explain(c *ruling, r *request) []string {
 	if c.outcome == SignIn && r.Fetch.Mode == "cors" && len(r.Cookies) == 0 {
 		return []string{"No cookie came with this request. A page of another host sends them only if it fetches with credentials: include."}
 	}
-	if c.outcome != Forbidden || c.verdict == nil {
+	if !c.refused() || c.verdict == nil {
 		return nil
 	}
 	var out []string
+	if problem := c.input.Request.CertificateProblem; c.outcome == ClientCertificate && problem != "" {
+		// The rule is only that the certificate be good; this is what is wrong.
+		return append(out, headerSafe("What is wrong: "+problem+"."))
+	}
 	for _, r := range c.verdict.refusals {
 		if line := sentence(r); !slices.Contains(out, line) {
 			out = append(out, line)
 		}
 	}
-	if len(out) == 0 {
+	if len(out) == 0 && c.outcome == Forbidden {
 		out = append(out, "No rule of the policy allows anyone.")
 	}
 	return out
+}
+
+// refused reports whether the policy said no, whatever for, and not only that it
+// has to know who asks.
+func (c *ruling) refused() bool {
+	return c.outcome == Forbidden || c.outcome == ClientCertificate || c.outcome == Device
 }
 
 func sentence(r policy.Reason) string {
@@ -156,12 +223,14 @@ func codeList(c *ruling) []string {
 	out := []string{}
 	switch {
 	case c.verdict == nil:
-	case c.outcome == Forbidden:
+	case c.refused():
 		for _, r := range c.verdict.refusals {
 			if !slices.Contains(out, r.Code) {
 				out = append(out, r.Code)
 			}
 		}
+	case c.maxAge() > 0:
+		out = append(out, "auth-time-unauthorized")
 	case c.outcome == SignIn:
 		out = append(out, "user-unauthenticated")
 	}
@@ -170,11 +239,11 @@ func codeList(c *ruling) []string {
 
 func notice(a answer, c *ruling, r *request, link string) pages.Notice {
 	n := pages.Notice{Status: a.status, Title: a.title, Message: a.message, Reasons: explain(c, r), RequestID: r.shownID()}
-	if c.route != nil && c.outcome == Forbidden {
+	if c.route != nil && c.refused() {
+		n.Remedy = remedy(c)
 		if c.who != nil {
 			n.Details = append(n.Details, pages.Detail{Label: "Signed in as", Value: whose(c.who)})
-			n.Remedy = "If you have another account that may enter, sign in with that one. Otherwise ask whoever runs this application."
-			if !c.who.principal.ServiceAccount && r.navigation() {
+			if c.outcome == Forbidden && !c.who.principal.ServiceAccount && r.navigation() {
 				back := url.Values{signin.ParamRedirectURI: {r.target().String()}}
 				n.Actions = append(n.Actions, pages.Action{Label: "Use another account", URL: "/.pomerium/sign_out?" + back.Encode()})
 			}
@@ -185,6 +254,19 @@ func notice(a answer, c *ruling, r *request, link string) pages.Notice {
 		n.Actions = append(n.Actions, pages.Action{Label: "Sign in", URL: link})
 	}
 	return n
+}
+
+// remedy is what somebody who was refused can do.
+func remedy(c *ruling) string {
+	switch {
+	case c.outcome == ClientCertificate:
+		return "Choose the certificate that you were given for this application. Browsers ask once and then remember: to be asked again, close all windows or use a private one. If you have no certificate, ask whoever runs this application."
+	case c.outcome == Device:
+		return "Use a device that is approved. To have this one approved, send whoever runs this application the request id."
+	case c.who != nil:
+		return "If you have another account that may enter, sign in with that one. Otherwise ask whoever runs this application."
+	}
+	return ""
 }
 
 func whose(who *identity) string {
@@ -201,12 +283,26 @@ func jsonBody(a answer, c *ruling, r *request) []byte {
 		Status    int      `json:"status"`
 		Reasons   []string `json:"reasons"`
 		Details   []string `json:"details,omitempty"`
+		Remedy    string   `json:"remedy,omitempty"`
 		RequestID string   `json:"request_id"`
-	}{a.message, a.name, a.status, codeList(c), explain(c, r), r.shownID()})
+	}{a.message, a.name, a.status, codeList(c), explain(c, r), otherRemedy(c), r.shownID()})
 	if err != nil {
 		return []byte("{}")
 	}
 	return append(body, '\n')
+}
+
+// otherRemedy is the remedy for programs, which have no windows to close.
+func otherRemedy(c *ruling) string {
+	switch {
+	case c.outcome == ClientCertificate:
+		return "Connect again with a certificate that this application accepts, and send its intermediate certificates too."
+	case c.outcome == Device:
+		return remedy(c)
+	case c.maxAge() > 0:
+		return "Sign in again and repeat the request."
+	}
+	return ""
 }
 
 func plainBody(a answer, c *ruling, r *request) []byte {
@@ -214,6 +310,9 @@ func plainBody(a answer, c *ruling, r *request) []byte {
 	fmt.Fprintf(&b, "%d %s: %s\n", a.status, a.name, a.message)
 	for _, line := range explain(c, r) {
 		fmt.Fprintln(&b, line)
+	}
+	if remedy := otherRemedy(c); remedy != "" {
+		fmt.Fprintln(&b, remedy)
 	}
 	fmt.Fprintf(&b, "request id: %s\n", r.shownID())
 	return []byte(b.String())
@@ -249,7 +348,7 @@ func (r *request) startsFlow() bool {
 }
 
 // startFlow makes a sign-in link and the cookies that bind it to this browser.
-func (s *Server) startFlow(g *Generation, r *request) (link string, cookies []field, err error) {
+func (s *Server) startFlow(g *Generation, r *request, maxAge time.Duration) (link string, cookies []field, err error) {
 	if g.authenticate == nil {
 		return "", nil, fmt.Errorf("start sign-in: no authenticate_service_url")
 	}
@@ -258,7 +357,7 @@ func (s *Server) startFlow(g *Generation, r *request) (link string, cookies []fi
 	if err != nil {
 		return "", nil, fmt.Errorf("start sign-in: %w", err)
 	}
-	link = g.keys.SignInURL(g.authenticate, r.target(), g.idpID, flow.Hash(), now)
+	link = g.keys.SignInURL(g.authenticate, r.target(), g.idpID, flow.Hash(), maxAge, now)
 	set := append([]*http.Cookie{flow.Cookie(g.cookieName)},
 		signin.StaleFlows(g.cookieName, r.Cookies, now, signin.MaxPending-1)...)
 	for _, c := range set {

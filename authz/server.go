@@ -5,9 +5,13 @@
 // It matches no paths (Envoy names the route), signs nobody in (package authn
 // does), and writes nothing to the store. What it publishes is immutable and
 // loaded once per check. On the way of a request whose session is known there
-// is no lock and no I/O: sessions, decisions, assertions and verified
-// assertions of others are remembered under keys that hold all they depend on,
-// and each memory is bounded.
+// is no lock and no I/O: sessions, decisions, assertions, client certificates and
+// verified assertions of others are remembered under keys that hold all they
+// depend on, and each memory is bounded. The records that policies look up are all
+// in memory.
+//
+// A shadow policy is asked beside a route's own, counted and logged, and changes
+// nothing. ParseCheck reads the decision log back.
 //
 // Everything unforeseen, a panic and an ended context included, is the outcome
 // Unavailable, which lets nobody through and asks nobody to sign in.
@@ -63,6 +67,8 @@ type Server struct {
 	publishing sync.Mutex
 	ids        atomic.Uint64
 	counts     counts
+	// uncached remembers no verdicts and no certificates; only tests set it.
+	uncached bool
 }
 
 // published is what a check sees, all of it at once.
@@ -90,14 +96,9 @@ func New(c Config) *Server {
 	if c.Rand == nil {
 		c.Rand = rand.Reader
 	}
-	return &Server{
-		identities: newIdentities(c.Store, c.Now),
-		log:        c.Log,
-		now:        c.Now,
-		rand:       c.Rand,
-		client:     c.HTTPClient,
-		page:       pageHeader(),
-	}
+	s := &Server{log: c.Log, now: c.Now, rand: c.Rand, client: c.HTTPClient, page: pageHeader()}
+	s.identities = newIdentities(c.Store, c.Now, &s.ids)
+	return s
 }
 
 // Publish makes checks use g from now on. Routes that g no longer has keep
@@ -116,7 +117,23 @@ func (s *Server) Publish(g *Generation) {
 			}
 		}
 	}
-	s.published.Store(next)
+	s.publish(next)
+}
+
+// publish puts p in force. The records that it looks up are read when they are
+// needed.
+func (s *Server) publish(p *published) {
+	var types []string
+	for _, routes := range [2]map[string]*route{p.gone, p.routes} {
+		for _, t := range routes {
+			types = append(types, t.judge.reads.Records...)
+			if t.shadow != nil {
+				types = append(types, t.shadow.judge.reads.Records...)
+			}
+		}
+	}
+	s.identities.records.want(types)
+	s.published.Store(p)
 }
 
 // Retire forgets the routes that only earlier generations had: a check that
@@ -125,7 +142,7 @@ func (s *Server) Retire() {
 	s.publishing.Lock()
 	defer s.publishing.Unlock()
 	if now := s.published.Load(); now != nil {
-		s.published.Store(&published{Generation: now.Generation})
+		s.publish(&published{Generation: now.Generation})
 	}
 }
 
@@ -152,7 +169,7 @@ func (s *Server) check(ctx context.Context, r *request) (resp *response) {
 	} else {
 		resp = s.deny(p, r, ruling)
 	}
-	s.record(ctx, r, ruling)
+	s.record(ctx, p, r, ruling)
 	s.counts.add(ruling.outcome)
 	return resp
 }
@@ -194,6 +211,8 @@ type Stats struct {
 	OriginalsDropped uint64
 	// Identities are the sessions and accounts in memory.
 	Identities int
+	// Shadows are those of the published routes that have policy_shadow, by id.
+	Shadows []ShadowStats
 }
 
 type counts struct {
@@ -209,6 +228,7 @@ func (s *Server) Stats() Stats {
 		Checks:           map[Outcome]uint64{},
 		OriginalsDropped: s.counts.originalsDropped.Load(),
 		Identities:       s.identities.known.len(),
+		Shadows:          s.shadowStats(),
 	}
 	for o := range s.counts.checks {
 		st.Checks[Outcome(o)] = s.counts.checks[o].Load()

@@ -198,7 +198,7 @@ func (m *minter) claims(who *identity, host string, now time.Time) assertion.Cla
 		Email:     p.Email,
 		SessionID: p.ID,
 		Name:      who.name,
-		Groups:    p.Groups,
+		Groups:    who.groups,
 		IssuedAt:  now,
 		ExpiresAt: now.Add(assertion.Lifetime),
 	}

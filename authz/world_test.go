@@ -134,7 +134,7 @@ func parsePolicy(t testing.TB, text string) *policy.Policy {
 	if len(node.Content) > 0 {
 		n = node.Content[0]
 	}
-	p, problems := policy.Parse(n)
+	p, problems := policy.Parse(n, nil)
 	for _, problem := range problems {
 		if !problem.Warning {
 			t.Fatalf("policy %q: %s", text, problem.Message)
@@ -199,6 +199,28 @@ func (w *world) session(id, email string, more map[string]any) string {
 		w.t.Fatal(err)
 	}
 	return w.sessionToken(id)
+}
+
+// device enrols one for the user of a session, which has shown it.
+func (w *world) device(session, id, approvedBy string) {
+	w.t.Helper()
+	ctx := context.Background()
+	s, err := w.store.Session(ctx, session)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	s.Devices = append(s.Devices, databroker.DeviceCredential{ID: id, Type: "any"})
+	if err := w.store.PutSession(ctx, s); err != nil {
+		w.t.Fatal(err)
+	}
+	w.record(databroker.RecordDevice, id, map[string]any{"user_id": s.UserID, "type": "enclave_only", "approved_by": approvedBy})
+}
+
+func (w *world) record(typ, id string, fields map[string]any) {
+	w.t.Helper()
+	if err := w.store.PutRecord(context.Background(), &databroker.Record{Type: typ, ID: id, Fields: fields}); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 func (w *world) sessionToken(id string) string {

@@ -41,6 +41,12 @@ type Config struct {
 	// ProgrammaticRedirectDomains are the hosts that a programmatic sign-in
 	// may redirect to; "localhost" stands for any loopback address.
 	ProgrammaticRedirectDomains []string
+	// Policies are those of policies:, which routes refer to by name.
+	Policies map[string]*policy.Policy
+	// DownstreamMTLS is nil where no client certificate is asked for.
+	DownstreamMTLS *DownstreamMTLS
+	// MetricsAddress is host:port of the Prometheus listener, "" for none.
+	MetricsAddress string
 	// LogLevel is one of trace, debug, info, warn, error, disabled.
 	LogLevel string
 
@@ -57,9 +63,24 @@ type Server struct {
 	HTTPRedirectAddress string
 	// Insecure serves plain HTTP on Address, behind another TLS terminator.
 	Insecure bool
+	// XFFNumTrustedHops is how many proxies before us are trusted to say, in
+	// X-Forwarded-For, where a request came from; SkipXFFAppend leaves our own
+	// peer out of the one sent upstream.
+	XFFNumTrustedHops uint32
+	SkipXFFAppend     bool
 	// Certificates are chosen by SNI; the first serves clients that match none.
 	// Empty only if Insecure, or if LoadOptions.Generate had none to offer.
 	Certificates []Certificate
+}
+
+// DownstreamMTLS asks clients for certificates.
+type DownstreamMTLS struct {
+	Position Position
+	// Enforcement is policy_with_default_deny (the default), policy or
+	// reject_connection.
+	Enforcement string
+	// ClientCAConfig has been tried: policy.NewClientCA takes it.
+	policy.ClientCAConfig
 }
 
 // Certificate is a PEM chain and its PEM private key.
@@ -163,6 +184,10 @@ type Route struct {
 	// Policy is what the route demands, legacy keys (allowed_users and the
 	// like, cors_allow_preflight) included. Never nil.
 	Policy *policy.Policy
+
+	// ShadowPolicy is policy_shadow: evaluated and logged, never enforced. Nil for
+	// none. It stands for all of Policy, the legacy keys included.
+	ShadowPolicy *policy.Policy
 
 	CORSAllowPreflight bool
 	// PassIdentityHeaders is the route's own setting or the global one.

@@ -46,6 +46,35 @@ func keyPair(t testing.TB, host string, ends time.Duration) (chain, key []byte) 
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
 }
 
+// authority makes a certificate authority with its revocation list and the one
+// before.
+func authority(t testing.TB, name string) (ca, crl, old []byte) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, SubjectKeyId: []byte(name),
+		NotBefore: now().Add(-time.Hour), NotAfter: now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := func(until time.Time) []byte {
+		list, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
+			Number: big.NewInt(1), ThisUpdate: until.Add(-time.Hour), NextUpdate: until,
+		}, template, private)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: list})
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), list(now().Add(time.Minute)), list(now().Add(-time.Minute))
+}
+
 func write(t testing.TB, path string, content []byte) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -64,6 +93,8 @@ func TestProblems(t *testing.T) {
 	for name, ends := range map[string]time.Duration{"good": time.Hour, "other": time.Hour, "expired": -time.Hour} {
 		files[name+".pem"], files[name+".key"] = keyPair(t, name+".example.com", ends)
 	}
+	files["ca.pem"], files["good.crl"], files["old.crl"] = authority(t, "One")
+	_, files["other.crl"], _ = authority(t, "Other")
 	golden.Only(t, "testdata", "problems")
 	dir, err := filepath.Abs(filepath.Join("testdata", "problems"))
 	if err != nil {

@@ -40,17 +40,34 @@ func (l *loader) environment(s settings) []string {
 			l.problem(Position{File: strings.ToUpper(name)}, cmp.Or(hint, "unset it"), "key %s is not supported yet", name)
 		}
 	}
-	for _, name := range mtlsEnv() {
-		if _, ok := env[strings.ToUpper(name)]; ok {
-			l.problem(Position{File: strings.ToUpper(name)}, "unset it", "client certificates are not supported yet")
-		}
-	}
+	used = append(used, l.mtlsEnvironment(s, env)...)
 	for name, hint := range l.global.removed {
 		if _, ok := env[strings.ToUpper(name)]; ok {
 			l.problem(Position{File: strings.ToUpper(name)}, hint, "key %s was removed from Pomerium and is not supported", name)
 		}
 	}
 	slices.Sort(used)
+	return used
+}
+
+// mtlsEnvironment adds the settings of downstream_mtls that stand in variables of
+// their own, such as DOWNSTREAM_MTLS_CA.
+func (l *loader) mtlsEnvironment(s settings, env map[string]string) []string {
+	var used []string
+	for _, key := range mtlsKeys() {
+		name := "DOWNSTREAM_MTLS_" + strings.ToUpper(key)
+		text, ok := env[name]
+		if !ok {
+			continue
+		}
+		used = append(used, name+"="+text)
+		key = "downstream_mtls." + key
+		if key != "downstream_mtls.match_subject_alt_names" || text[0] != '[' {
+			s[key] = value{node: scalar(text), file: name, key: key, env: true}
+		} else if v, ok := l.envDocument(name, key, []byte(text)); ok {
+			s[key] = v
+		}
+	}
 	return used
 }
 
@@ -82,9 +99,9 @@ func (l *loader) override(s settings, k Key, text string, env map[string]string)
 // sibling is the other form of a key that can be given as text or as a file.
 func sibling(name string) string {
 	switch name {
-	case "shared_secret", "cookie_secret", "signing_key", "idp_client_secret":
+	case "shared_secret", "cookie_secret", "signing_key", "idp_client_secret", "downstream_mtls.ca", "downstream_mtls.crl":
 		return name + "_file"
-	case "shared_secret_file", "cookie_secret_file", "signing_key_file", "idp_client_secret_file":
+	case "shared_secret_file", "cookie_secret_file", "signing_key_file", "idp_client_secret_file", "downstream_mtls.ca_file", "downstream_mtls.crl_file":
 		return strings.TrimSuffix(name, "_file")
 	}
 	return ""

@@ -138,7 +138,7 @@ func (l *loader) headerName(at Position, key, name string) bool {
 		l.problem(at, "letters, digits and -", "%s: %q is not a header name", key, clip(name))
 	case strings.EqualFold(name, "host"):
 		l.problem(at, "use preserve_host_header", "%s: Host cannot be changed", key)
-	case slices.Contains([]string{"connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}, strings.ToLower(name)):
+	case slices.Contains(connectionHeaders(), strings.ToLower(name)):
 		l.problem(at, "it belongs to the connection, which Envoy manages", "%s: %s cannot be changed", key, name)
 	default:
 		return true

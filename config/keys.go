@@ -41,6 +41,10 @@ func serverKeys() []Key {
 		{Name: "address", Type: "host:port", Default: ":443", Doc: "The HTTPS listener."},
 		{Name: "http_redirect_addr", Type: "host:port", Default: "none", Doc: "A listener that redirects http to https."},
 		{Name: "insecure_server", Type: "bool", Default: "false", Doc: "Serve plain HTTP on address, behind another TLS terminator."},
+		{Name: "xff_num_trusted_hops", Type: "number", Default: "0", Doc: "How many proxies in front of us are trusted to say, in X-Forwarded-For, where a request came from."},
+		{Name: "skip_xff_append", Type: "bool", Default: "false", Doc: "Leave the address of our own peer out of the X-Forwarded-For sent upstream."},
+		{Name: "downstream_mtls", Type: "map of ca, ca_file, crl, crl_file, enforcement, match_subject_alt_names and max_verify_depth", Default: "no client certificates", Doc: "Ask clients for certificates. ca and crl are base64 of PEM; enforcement is policy_with_default_deny, policy or reject_connection; max_verify_depth is 1 and 0 means any. DOWNSTREAM_MTLS_CA and the like set one key each."},
+		{Name: "metrics_address", Type: "host:port", Default: "none", Doc: "A listener for Prometheus."},
 		{Name: "certificate_file", Type: "path", Doc: "A PEM certificate chain; certificate_key_file goes with it."},
 		{Name: "certificate_key_file", Type: "path", Doc: "The PEM private key of certificate_file."},
 		{Name: "certificates", Type: "list of {cert, key}", Doc: "More certificates, as paths of PEM files; chosen by SNI."},
@@ -57,6 +61,7 @@ func serverKeys() []Key {
 		{Name: "databroker_storage_connection_string", Type: "file:///dir", Default: "a folder keyed by the config's path", Doc: "The folder of the file store."},
 		{Name: "databroker_outage_grace", Type: "duration", Default: "60s", Doc: "How long a cached session outlives contact with the databroker."},
 		{Name: "log_level", Type: "trace, debug, info, warn, error or disabled", Default: "info", Doc: "The least level that is logged."},
+		{Name: "policies", Type: "map of name to policy", Doc: "Policies that routes, and policies further down, refer to by name."},
 		{Name: "routes", Type: "list of routes", Doc: "The routes; the first that matches counts."},
 		{Name: "policy", Type: "list of routes", Doc: "Routes that come before those of routes. POLICY is base64 of the YAML list."},
 	}
@@ -93,11 +98,13 @@ func routeKeys() []Key {
 		{Name: "prefix", Type: "string", Default: "every path", Doc: "Match paths that begin with this text."},
 		{Name: "path", Type: "string", Doc: "Match this path alone."},
 		{Name: "regex", Type: "RE2", Doc: "Match paths that this expression matches as a whole."},
-		{Name: "policy", Type: "policy", Doc: "Who may use the route, in the policy language."},
+		{Name: "policy", Type: "policy", Doc: "Who may use the route, in the policy language: rules, the name of a policy of policies, or a list of both."},
+		{Name: "policy_shadow", Type: "policy", Doc: "A policy that is evaluated and logged in place of policy and the allow keys, and never enforced."},
 		{Name: "allow_public_unauthenticated_access", Type: "bool", Default: "false", Doc: "Let everyone in, unasked."},
 		{Name: "allow_any_authenticated_user", Type: "bool", Default: "false", Doc: "Let everyone in who has signed in."},
 		{Name: "allowed_users", Type: "list", Doc: "User ids and e-mail addresses to let in."},
 		{Name: "allowed_domains", Type: "list", Doc: "E-mail domains to let in."},
+		{Name: "allowed_idp_claims", Type: "map of claim to value or list", Doc: "Claims of which one value lets its owner in."},
 		{Name: "cors_allow_preflight", Type: "bool", Default: "false", Doc: "Let CORS preflight requests through."},
 		{Name: "pass_identity_headers", Type: "bool", Default: "the global one", Doc: "Send the assertion and claim headers upstream."},
 		{Name: "set_request_headers", Type: "map", Doc: "Headers set on the request to the upstream; $$ stands for $."},
@@ -141,6 +148,7 @@ func newTables() (global, route table) {
 		route.elsewhere[name] = "it is a global key: write it at the top of the file"
 	}
 	global.elsewhere["headers"] = "it is called set_response_headers"
+	route.elsewhere["policies"] = "a route has policy, which takes names, too: policy: [a, b]"
 	route.elsewhere["cors_preflight"] = "it is called cors_allow_preflight"
 	route.elsewhere["source"] = "it is called from"
 	route.elsewhere["destination"] = "it is called to"
@@ -174,7 +182,7 @@ func unsupportedGlobal() map[string]string {
 		databroker_service_url databroker_service_urls databroker_internal_service_url
 		grpc_address grpc_insecure grpc_client_timeout signout_redirect_url idp_request_params
 		idp_access_token_allowed_audiences bearer_token_format identity_providers jwt_groups_filter
-		timeout_read timeout_write timeout_idle downstream_mtls use_proxy_protocol skip_xff_append xff_num_trusted_hops
+		timeout_read timeout_write timeout_idle use_proxy_protocol
 		codec_type allow_upgrades merge_slashes normalize_path path_with_escaped_slashes_action headers_with_underscores_action
 		dns_lookup_family dns_query_timeout dns_query_tries dns_refresh_rate dns_failure_refresh_rate dns_udp_max_queries
 		dns_use_tcp dns_resolvers circuit_breaker_thresholds google_cloud_serverless_authentication_service_account
@@ -191,21 +199,12 @@ func unsupportedGlobal() map[string]string {
 	)
 }
 
-// mtlsEnv are the nested forms under which the environment can ask for client
-// certificates; overlooking one would open a route.
-func mtlsEnv() []string {
-	return []string{
-		"downstream_mtls_ca", "downstream_mtls_ca_file", "downstream_mtls_crl", "downstream_mtls_crl_file",
-		"downstream_mtls_enforcement", "downstream_mtls_match_subject_alt_names", "downstream_mtls_max_verify_depth",
-	}
-}
-
 func removedGlobal() map[string]string {
 	const noDirectory = "groups come from the provider's claims: use the claim/groups criterion"
 	const noTracing = "remove it; tracing is configured with otel_* keys"
 	return map[string]string{
-		"client_ca":                         "its successor downstream_mtls is not supported yet",
-		"client_ca_file":                    "its successor downstream_mtls is not supported yet",
+		"client_ca":                         "write downstream_mtls, with ca",
+		"client_ca_file":                    "write downstream_mtls, with ca_file",
 		"idp_service_account":               noDirectory,
 		"idp_refresh_directory_timeout":     noDirectory,
 		"idp_refresh_directory_interval":    noDirectory,
@@ -226,7 +225,7 @@ func ignoredGlobal() map[string]string {
 	return names(`
 		primary_color secondary_color darkmode_primary_color darkmode_secondary_color logo_url favicon_url
 		error_message_first_paragraph installation_id access_log_fields authorize_log_fields proxy_log_level
-		metrics_address metrics_basic_auth metrics_certificate metrics_certificate_file metrics_certificate_key
+		metrics_basic_auth metrics_certificate metrics_certificate_file metrics_certificate_key
 		metrics_certificate_key_file metrics_client_ca metrics_client_ca_file
 		otel_traces_exporter otel_exporter_otlp_endpoint otel_exporter_otlp_traces_endpoint otel_exporter_otlp_protocol
 		otel_exporter_otlp_traces_protocol otel_exporter_otlp_headers otel_exporter_otlp_traces_headers
@@ -238,7 +237,7 @@ func unsupportedRoute() map[string]string {
 	return with(names(`
 		redirect response regex_priority_order
 		host_rewrite host_rewrite_header host_path_regex_rewrite_pattern host_path_regex_rewrite_substitution
-		allow_spdy allow_upgrades allowed_idp_claims sub_policies rewrite_response_headers
+		allow_spdy allow_upgrades sub_policies rewrite_response_headers
 		jwt_issuer_format jwt_groups_filter bearer_token_format idp_access_token_allowed_audiences identity_providers
 		idp_client_id idp_client_secret depends_on show_error_details tls_server_name tls_upstream_server_name
 		tls_downstream_server_name tls_client_cert tls_client_key tls_client_cert_file
@@ -249,7 +248,6 @@ func unsupportedRoute() map[string]string {
 		"tls_custom_ca", "put the PEM in a file and name it with tls_custom_ca_file",
 		"regex_rewrite_pattern", "a path is rewritten in one way, by prefix_rewrite",
 		"regex_rewrite_substitution", "a path is rewritten in one way, by prefix_rewrite",
-		"allowed_idp_claims", "use the claim/<name> criterion in policy",
 	)
 }
 

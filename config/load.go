@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/countersign/countersign/policy"
 )
 
 // LoadOptions is what a configuration depends on besides its file. The zero
@@ -81,6 +83,8 @@ type loader struct {
 	passIdentity    bool
 	// authorities holds the checked content of tls_custom_ca_file by path.
 	authorities map[string]authority
+	named       map[string]*namedPolicy
+	lints       lint
 }
 
 func parse(path, absolute string, content []byte, opts LoadOptions, files *fileSet) (*Config, error) {
@@ -90,6 +94,7 @@ func parse(path, absolute string, content []byte, opts LoadOptions, files *fileS
 	l := &loader{
 		opts: opts, path: path, dir: filepath.Dir(absolute), files: files,
 		cfg: &Config{Path: absolute}, authorities: map[string]authority{},
+		named: map[string]*namedPolicy{}, lints: lint{linted: map[string]bool{}, found: map[policy.Problem]*finding{}},
 	}
 	l.global, l.route = newTables()
 
@@ -114,7 +119,11 @@ func parse(path, absolute string, content []byte, opts LoadOptions, files *fileS
 	l.cookie(s)
 	l.assertion(s)
 	l.databroker(s)
+	l.downstreamMTLS(s)
+	l.policies(s)
 	l.routes(s)
+	l.unusedPolicies()
+	l.reportLints()
 	l.authenticate(s)
 	l.acrossRoutes(s)
 

@@ -89,6 +89,7 @@ func ownDomain(domain string) bool {
 func (l *loader) acrossRoutes(s settings) {
 	groups := map[string]*group{}
 	wildcards := map[string]*Route{}
+	before := len(l.problems)
 	for _, r := range l.cfg.Routes {
 		if r.Host == "" {
 			continue
@@ -112,14 +113,22 @@ func (l *loader) acrossRoutes(s settings) {
 			wildcards[key] = r
 		}
 	}
+	if !l.failedSince(before) {
+		l.looserRoutes(groups)
+	}
 	l.reservedHost()
 	l.cookieReach(s)
 }
 
 func (l *loader) unreachable(r, earlier *Route) {
-	if earlier != nil {
-		l.problem(r.Position, "put the narrower route first", "unreachable route: %s takes all of its requests", earlier.Position)
+	if earlier == nil {
+		return
 	}
+	looser := ""
+	if open := earlier.Policy.Openness(); open > r.Policy.Openness() {
+		looser = ", and it lets in " + lets(open)
+	}
+	l.problem(r.Position, "put the narrower route first", "unreachable route: %s takes all of its requests%s", earlier.Position, looser)
 }
 
 // reservedHost refuses routes on the host where people sign in, which never
@@ -274,12 +283,10 @@ func coveringWildcard(wildcards map[string]*Route, r *Route) *Route {
 		}
 		return wildcards[net.JoinHostPort(host, "")]
 	}
-	for rest, ok := r.Host, true; ok; {
-		if _, rest, ok = strings.Cut(rest, "."); ok {
-			if w := at("*." + rest); w != nil {
-				return w
-			}
+	for _, host := range widerWildcards(r.Host) {
+		if w := at(host); w != nil {
+			return w
 		}
 	}
-	return at("*")
+	return nil
 }

@@ -34,6 +34,13 @@ func (l *loader) server(s settings) {
 	if v, ok := s["insecure_server"]; ok {
 		server.Insecure, _ = l.flag(v)
 	}
+	if v, ok := s["xff_num_trusted_hops"]; ok {
+		server.XFFNumTrustedHops, _ = l.whole(v)
+	}
+	if v, ok := s["skip_xff_append"]; ok {
+		server.SkipXFFAppend, _ = l.flag(v)
+	}
+	l.metrics(s)
 	if v, ok := s["log_level"]; ok {
 		l.cfg.LogLevel, _ = l.oneOf(v, "trace", "debug", "info", "warn", "error", "disabled")
 	}
@@ -45,6 +52,25 @@ func (l *loader) server(s settings) {
 		if l.responseHeaders = set; off {
 			l.responseHeaders = nil
 		}
+	}
+}
+
+// metrics reads where metrics are served. They name routes and hosts, so other
+// machines should not reach them by accident.
+func (l *loader) metrics(s settings) {
+	v, ok := s["metrics_address"]
+	if !ok || v.empty() {
+		return
+	}
+	address := l.hostPort(v)
+	if address == "" {
+		return
+	}
+	l.cfg.MetricsAddress = address
+	if address == l.cfg.Server.Address || address == l.cfg.Server.HTTPRedirectAddress {
+		l.problem(v.at(), "give it a port of its own, such as 127.0.0.1:9090", "metrics_address is the same as address or http_redirect_addr")
+	} else if host, port, _ := net.SplitHostPort(address); !loopback(host) {
+		l.warn(v.at(), "write 127.0.0.1:"+port+", or let a firewall keep strangers away", "metrics_address can be reached from other machines, and metrics name your routes")
 	}
 }
 
@@ -206,12 +232,16 @@ func (l *loader) certificateAuthority(v value) []byte {
 		l.problem(v.at(), "it holds one or more -----BEGIN CERTIFICATE----- blocks", "%s: %v", v.key, checked.err)
 		return nil
 	}
-	now := l.opts.Now()
-	valid := func(c *x509.Certificate) bool { return !now.After(c.NotAfter) }
-	if !slices.ContainsFunc(checked.certificates, valid) {
-		l.validity(v, checked.certificates[0])
-	}
+	l.anyValid(v, checked.certificates)
 	return content
+}
+
+// anyValid warns where no authority of a list is one any more.
+func (l *loader) anyValid(v value, list []*x509.Certificate) {
+	now := l.opts.Now()
+	if !slices.ContainsFunc(list, func(c *x509.Certificate) bool { return !now.After(c.NotAfter) }) {
+		l.validity(v, list[0])
+	}
 }
 
 func parseCertificates(content []byte) ([]*x509.Certificate, error) {
@@ -231,7 +261,7 @@ func parseCertificates(content []byte) ([]*x509.Certificate, error) {
 		list = append(list, c)
 	}
 	if len(list) == 0 {
-		return nil, errors.New("no certificate in the file")
+		return nil, errors.New("no certificate in it")
 	}
 	return list, nil
 }

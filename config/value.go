@@ -102,6 +102,19 @@ func (l *loader) flag(v value) (bool, bool) {
 	return false, false
 }
 
+// whole reads a whole number from 0.
+func (l *loader) whole(v value) (uint32, bool) {
+	if v.node.Kind == yaml.ScalarNode && (v.env || v.node.ShortTag() == "!!int") {
+		if n, err := strconv.ParseUint(v.node.Value, 10, 31); err == nil {
+			return uint32(n), true
+		}
+		l.problem(v.at(), "write 0 or a small number", "%s: %q is not a whole number from 0", v.key, clip(v.node.Value))
+		return 0, false
+	}
+	l.wrongType(v, "a whole number", "write 0 or a small number without quotes")
+	return 0, false
+}
+
 // duration reads a Go duration; a bare 0 counts as one.
 func (l *loader) duration(v value) (time.Duration, bool) {
 	if v.node.Kind != yaml.ScalarNode || v.node.ShortTag() == "!!null" {

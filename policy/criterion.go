@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 )
@@ -10,48 +9,93 @@ import (
 type data int
 
 const (
-	anything data = iota // whatever it is, it has no meaning
-	text                 // a string matcher
-	list                 // a string list matcher
+	anything    data = iota // whatever it is, it has no meaning
+	text                    // a string matcher
+	list                    // a string list matcher
+	repeated                // a string matcher over what a client may repeat
+	networks                // addresses and networks
+	certificate             // what a client certificate must have
+	device                  // what a device must be
+	dates                   // a span of time
+	weekdays                // days of the week
+	clock                   // a span of the day
+	record                  // what a record's field must be
+	age                     // how long ago at most
+	module                  // a rule in Rego
 )
 
 // kind is a sort of criterion.
 type kind struct {
 	name string
 	data data
-	// session kinds look at who is asking and are false where nobody is.
+	// session kinds look at who is asking and are false where nobody is. Of
+	// records some are and some are not: ask the criterion.
 	session bool
 	// pass and fail are the reason codes of a criterion that holds and of one
 	// that does not. Without a session the code is unauthenticated instead.
 	pass, fail string
-	// input is the Rego reference of what the kind looks at.
+	// input is where the input document has what the kind looks at.
 	input string
 }
 
-// unauthenticated is the reason that asks for a sign-in.
-const unauthenticated = "user-unauthenticated"
+// Reason codes that decide by themselves.
+const (
+	unauthenticated       = "user-unauthenticated"
+	deviceUnauthenticated = "device-unauthenticated"
+	deviceUnauthorized    = "device-unauthorized"
+	certificateRequired   = "client-certificate-required"
+	certificateInvalid    = "invalid-client-certificate"
+)
 
+// kinds are those that a policy can name.
 func kinds() []kind {
 	return []kind{
 		{"accept", anything, false, "accept", "reject", ""},
 		{"reject", anything, false, "accept", "reject", ""},
-		{"authenticated_user", anything, true, "user-ok", "user-unauthorized", "input.session.user_id"},
-		{"user", text, true, "user-ok", "user-unauthorized", "input.session.user_id"},
-		{"email", text, true, "email-ok", "email-unauthorized", "input.session.email"},
-		{"domain", text, true, "domain-ok", "domain-unauthorized", "input.session.domain"},
-		{"groups", list, true, "groups-ok", "groups-unauthorized", "input.session.groups"},
-		{"claim", list, true, "claim-ok", "claim-unauthorized", "input.session.claims"},
-		{"http_method", text, false, "http-method-ok", "http-method-unauthorized", "input.http.method"},
-		{"http_path", text, false, "http-path-ok", "http-path-unauthorized", "input.http.path"},
-		{"cors_preflight", anything, false, "cors-request", "non-cors-request", "input.http.cors_preflight"},
+		{"authenticated_user", anything, true, "user-ok", "user-unauthorized", "session.user_id"},
+		{"user", text, true, "user-ok", "user-unauthorized", "session.user_id"},
+		{"email", text, true, "email-ok", "email-unauthorized", "session.email"},
+		{"domain", text, true, "domain-ok", "domain-unauthorized", "session.domain"},
+		{"groups", list, true, "groups-ok", "groups-unauthorized", "session.groups"},
+		{"claim", list, true, "claim-ok", "claim-unauthorized", "session.claims"},
+		{"acr", text, true, "acr-ok", "acr-unauthorized", "session.acr"},
+		{"amr", list, true, "amr-ok", "amr-unauthorized", "session.amr"},
+		{"auth_time", age, true, "auth-time-ok", "auth-time-unauthorized", "session.auth_time"},
+		{"device", device, true, "device-ok", deviceUnauthorized, "session.devices"},
+		{"record", record, true, "record-ok", "record-unauthorized", "session.records"},
+		{"http_method", text, false, "http-method-ok", "http-method-unauthorized", "http.method"},
+		{"http_path", text, false, "http-path-ok", "http-path-unauthorized", "http.path"},
+		{"header", repeated, false, "header-ok", "header-unauthorized", "http.headers"},
+		{"query", repeated, false, "query-ok", "query-unauthorized", "http.query"},
+		{"user_agent", repeated, false, "user-agent-ok", "user-agent-unauthorized", "http.headers"},
+		{"cors_preflight", anything, false, "cors-request", "non-cors-request", "http.cors_preflight"},
+		{"source_ip", networks, false, "source-ip-ok", "source-ip-unauthorized", "http.ip"},
+		{"client_certificate", certificate, false, "client-certificate-ok", "client-certificate-unauthorized", "http.client_certificate"},
+		{"invalid_client_certificate", anything, false, certificateInvalid, "valid-client-certificate", "http.client_certificate_problem"},
+		{"date", dates, false, "date-ok", "date-unauthorized", "time"},
+		{"day_of_week", weekdays, false, "day-of-week-ok", "day-of-week-unauthorized", "time"},
+		{"time_of_day", clock, false, "time-of-day-ok", "time-of-day-unauthorized", "time"},
 	}
+}
+
+// Criteria are the names of all criteria.
+func Criteria() []string {
+	var names []string
+	for _, k := range kinds() {
+		names = append(names, k.name)
+	}
+	return names
+}
+
+// regoKind is what a rule in Rego counts as. A policy does not name it.
+func regoKind() kind {
+	return kind{"rego", module, false, "rego-ok", "rego-unauthorized", ""}
 }
 
 // unsupported are criteria of Pomerium that we know and do not have.
 func unsupported() []string {
 	return []string{
-		"source_ip", "client_certificate", "invalid_client_certificate", "device",
-		"date", "day_of_week", "time_of_day", "record", "pomerium_routes", "mcp_tool",
+		"pomerium_routes", "mcp_tool",
 		"ssh_publickey", "ssh_ca", "ssh_username", "ssh_username_matches_email", "ssh_username_matches_claim",
 	}
 }
@@ -65,74 +109,42 @@ func kindNamed(name string) (kind, bool) {
 	return kind{}, false
 }
 
-// matchers are the names of what a kind's data may compare with, the first
-// being what a bare value means.
-func (d data) matchers() []string {
-	switch d {
-	case text:
-		return []string{"is", "not", "contains", "starts_with", "ends_with", "in", "not_in"}
-	case list:
-		return []string{"has", "is", "exclude"}
-	default:
-		return nil
+// takesPath reports whether the kind is written with a path behind it.
+func (k kind) takesPath() bool { return k.name == "claim" || k.name == "header" || k.name == "query" }
+
+// holds reports whether a code is that of a criterion that holds.
+func (k kind) holds(code string) bool {
+	if k.name == "invalid_client_certificate" {
+		return code != k.fail // there are two ways to be invalid
 	}
+	return code == k.pass
 }
 
-// takesList reports whether a matcher compares with a list of values.
-func takesList(matcher string) bool { return matcher == "in" || matcher == "not_in" }
+// aboutSession reports whether the criterion looks at who is asking, and so is
+// false where nobody is.
+func (c *criterion) aboutSession() bool {
+	if m, ok := c.operand.(*recordMatch); ok {
+		return m.by.session()
+	}
+	return c.kind.session
+}
+
+// aboutRequest reports whether the same person may get different results.
+func (c *criterion) aboutRequest() bool {
+	return !c.aboutSession() && c.kind.input != "" || c.kind.data == age
+}
 
 // String is the criterion as a sentence without a verb for who: "domain is
 // example.com". It is one line, whatever the policy holds.
 func (c criterion) String() string {
 	name := c.kind.name
-	if c.path != "" {
+	if c.path != "" && c.kind.takesPath() {
 		name += "/" + plain(c.path)
 	}
-	var parts []string
-	for _, t := range c.tests {
-		parts = append(parts, name+" "+t.phrase(c.kind.data)+" "+t.list())
-	}
-	if len(parts) == 0 {
+	if c.operand == nil {
 		return name
 	}
-	return strings.Join(parts, " and ")
-}
-
-func (t test) phrase(d data) string {
-	switch t.matcher {
-	case "is":
-		if d == list {
-			return "is only"
-		}
-		return "is"
-	case "not":
-		return "is not"
-	case "in":
-		return "is one of"
-	case "not_in":
-		return "is none of"
-	case "exclude":
-		return "has no"
-	default:
-		return strings.ReplaceAll(t.matcher, "_", " ")
-	}
-}
-
-// list is the values, of which it names the first few.
-func (t test) list() string {
-	const named = 5
-	if len(t.values) == 0 {
-		return "(nothing)"
-	}
-	parts := make([]string, 0, named+1)
-	for i, v := range t.values {
-		if i == named {
-			parts = append(parts, fmt.Sprintf("and %d more", len(t.values)-named))
-			break
-		}
-		parts = append(parts, plain(v))
-	}
-	return strings.Join(parts, ", ")
+	return c.operand.phrase(name)
 }
 
 // plain quotes a value only if it could be misread otherwise.
@@ -142,29 +154,4 @@ func plain(v string) string {
 		return quoted
 	}
 	return v
-}
-
-// holds compares a value of the request or the session with the test as Rego does.
-func (t test) holds(value string) bool {
-	switch t.matcher {
-	case "is":
-		return value == t.values[0]
-	case "not":
-		return value != t.values[0]
-	case "contains":
-		return strings.Contains(value, t.values[0])
-	case "starts_with":
-		return strings.HasPrefix(value, t.values[0])
-	case "ends_with":
-		return strings.HasSuffix(value, t.values[0])
-	case "in", "not_in":
-		for _, v := range t.values {
-			if v == value {
-				return t.matcher == "in"
-			}
-		}
-		return t.matcher == "not_in"
-	default:
-		return false
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/metrics"
@@ -12,36 +13,6 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/topdown"
 )
-
-// Input is what a policy is evaluated on.
-type Input struct {
-	// Principal is who asks; nil is nobody.
-	Principal *Principal
-	Request   Request
-}
-
-// Principal is a signed-in user or a service account, as last refreshed.
-type Principal struct {
-	// ID is that of the session or of the account.
-	ID string
-	// UserID is what the criteria user and authenticated_user look at.
-	UserID string
-	Email  string
-	Groups []string
-	// Claims are the session's, as decoded from JSON.
-	Claims         map[string]any
-	ServiceAccount bool
-}
-
-// Request is what a policy may read of a request.
-type Request struct {
-	Method string
-	// Path has no query.
-	Path string
-	// Preflight marks an OPTIONS request with Origin and
-	// Access-Control-Request-Method.
-	Preflight bool
-}
 
 // Effect is the outcome of evaluating a policy. The zero value denies, so a
 // forgotten return cannot let a request through.
@@ -51,16 +22,25 @@ type Effect int
 const (
 	Deny Effect = iota
 	Allow
+	// SignIn asks who it is, or, where Decision.MaxAge is set, asks again.
 	SignIn
+	// ClientCertificate refuses a client for its certificate, or for having none.
+	ClientCertificate
+	// Device refuses a device that is not enrolled or not approved.
+	Device
 )
 
-// String returns deny, allow or sign-in.
+// String returns deny, allow, sign-in, client-certificate or device.
 func (e Effect) String() string {
 	switch e {
 	case Allow:
 		return "allow"
 	case SignIn:
 		return "sign-in"
+	case ClientCertificate:
+		return "client-certificate"
+	case Device:
+		return "device"
 	default:
 		return "deny"
 	}
@@ -74,10 +54,14 @@ type Decision struct {
 	Effect Effect `json:"effect"`
 	// Reasons are in the order of the policy, those of allow rules first.
 	Reasons []Reason `json:"reasons"`
-	// Refusals are, if Effect is Deny, the reasons that refused: the criteria that
-	// deny, or else those that allow and were not met. They share memory with
-	// Reasons and are empty where no rule allows anyone.
+	// Refusals are, unless Effect is Allow or asks a stranger to sign in, the
+	// reasons that refused: the criteria that deny, or else those that allow and
+	// were not met. They share memory with Reasons and are empty where no rule
+	// allows anyone.
 	Refusals []Reason `json:"refusals,omitempty"`
+	// MaxAge is, where Effect is SignIn for a sign-in that is too old, how old it
+	// may be; else 0.
+	MaxAge time.Duration `json:"max_age,omitempty"`
 }
 
 // Reason is a criterion that had a part in a decision.
@@ -93,8 +77,12 @@ type Reason struct {
 	Line int `json:"line"`
 	// Had is what the caller had instead of what Rule asks: an address, a domain, a
 	// user id, a method or a path. It comes from the request or the identity
-	// provider and is cut to 256 bytes. It is empty for groups and claims.
+	// provider and is cut to 256 bytes. It is empty for groups, claims, records and
+	// what else may be long or private.
 	Had string `json:"had,omitempty"`
+	// OfRequest is whether Had is of the request and not of who asks: the next
+	// request of the same person may have had another.
+	OfRequest bool `json:"-"`
 }
 
 // Codes are the codes of the reasons, each once, in order.
@@ -108,20 +96,6 @@ func (d Decision) Codes() []string {
 	return codes
 }
 
-// decide puts the results of the rules in order.
-func decide(allow, deny, mustSignIn bool) Effect {
-	switch {
-	case mustSignIn:
-		return SignIn
-	case deny:
-		return Deny
-	case allow:
-		return Allow
-	default:
-		return Deny
-	}
-}
-
 // Evaluator is a compiled policy. It may be used from many goroutines.
 type Evaluator struct {
 	query   *query
@@ -133,30 +107,71 @@ type Evaluator struct {
 
 // query is what evaluators of equal policies share: it knows no lines.
 type query struct {
-	compiler      *ast.Compiler
-	body          ast.Body
-	store         storage.Store
-	transaction   storage.Transaction
-	inputs        inputs
-	truths        []requestCriterion
-	tooManyTruths bool
+	compiler    *ast.Compiler
+	body        ast.Body
+	store       storage.Store
+	transaction storage.Transaction
+	inputs      inputs
+	truths      []truth
+	cacheable   bool
+	// foreign is whether people wrote some of the modules.
+	foreign bool
+	// asksAge is whether there is an auth_time.
+	asksAge bool
 }
+
+// compileTimeout bounds what a policy can make a compiler do. Without rules in Rego
+// a policy takes about a millisecond.
+const compileTimeout = 10 * time.Second
 
 // Compile prepares a policy for evaluation.
 //
 // The module already holds the policy's constants, so OPA's partial evaluation
 // finds nothing to fold; on such modules it was measured to be slower.
 func Compile(ctx context.Context, p *Policy) (*Evaluator, error) {
-	module, err := ast.ParseModuleWithOpts("policy.rego", Rego(p), ast.ParserOptions{RegoVersion: ast.RegoV1})
-	if err != nil {
-		return nil, fmt.Errorf("parse policy module: %w", err)
+	if len(modules(p)) == 1 {
+		return build(ctx, p)
 	}
-	compiler := ast.NewCompiler().WithStrict(true).WithCapabilities(capabilities())
-	compiler.Compile(map[string]*ast.Module{"policy.rego": module})
+	// What people wrote in Rego may keep the compiler busy, which knows no context.
+	// One that does not end is left to itself.
+	type result struct {
+		e   *Evaluator
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		e, err := build(ctx, p)
+		done <- result{e, err}
+	}()
+	limited, cancel := context.WithTimeout(ctx, compileTimeout)
+	defer cancel()
+	select {
+	case r := <-done:
+		return r.e, r.err
+	case <-limited.Done():
+		return nil, fmt.Errorf("compile policy module: it is too complex: %w", limited.Err())
+	}
+}
+
+func build(ctx context.Context, p *Policy) (*Evaluator, error) {
+	parsed := map[string]*ast.Module{}
+	needed := capabilities()
+	for i, m := range modules(p) {
+		module, err := ast.ParseModuleWithOpts(m.name, m.source, ast.ParserOptions{RegoVersion: ast.RegoV1})
+		if err != nil {
+			return nil, fmt.Errorf("parse policy module: %w", err)
+		}
+		parsed[m.name] = module
+		if i > 0 {
+			needed = ruleCapabilities()
+		}
+	}
+	compiler := ast.NewCompiler().WithStrict(true).WithCapabilities(needed)
+	compiler.Compile(parsed)
 	if compiler.Failed() {
 		return nil, fmt.Errorf("compile policy module: %w", compiler.Errors)
 	}
-	q := &query{compiler: compiler, store: inmem.New()}
+	q := &query{compiler: compiler, store: inmem.New(), foreign: len(parsed) > 1}
 	body, err := ast.ParseBody("data.countersign.policy.result = result")
 	if err != nil {
 		return nil, fmt.Errorf("parse policy query: %w", err)
@@ -169,13 +184,17 @@ func Compile(ctx context.Context, p *Policy) (*Evaluator, error) {
 		return nil, fmt.Errorf("open policy store: %w", err)
 	}
 	q.inputs = readInputs(p)
-	q.truths, q.tooManyTruths = requestCriteria(p)
+	q.truths, q.cacheable = readTruths(p)
+	q.asksAge = p.Reads().AuthTime
 	return (&Evaluator{query: q}).For(p), nil
 }
 
-// capabilities are the built-in functions a policy can need. None reaches outside.
+// capabilities are the built-in functions that criteria need. None reaches outside.
 func capabilities() *ast.Capabilities {
-	needed := []string{"eq", "assign", "equal", "neq", "contains", "startswith", "endswith", "internal.member_2"}
+	needed := []string{
+		"eq", "assign", "equal", "neq", "lt", "lte", "gt", "gte", "plus", "minus", "mul", "rem", "count", "contains", "startswith", "endswith",
+		"internal.member_2", "net.cidr_contains", "time.clock", "time.weekday",
+	}
 	c := ast.CapabilitiesForThisVersion()
 	c.Builtins = slices.DeleteFunc(c.Builtins, func(b *ast.Builtin) bool { return !slices.Contains(needed, b.Name) })
 	c.AllowNet = []string{}
@@ -199,7 +218,7 @@ func (e *Evaluator) For(p *Policy) *Evaluator {
 }
 
 // ReadsSession reports whether the decision can depend on who asks.
-func (e *Evaluator) ReadsSession() bool { return e.query.inputs.session() }
+func (e *Evaluator) ReadsSession() bool { return e.query.inputs.session != nil }
 
 // Evaluate decides. An error, a context that has ended included, is never a
 // decision: the caller cannot tell who may enter.
@@ -236,7 +255,15 @@ func (o outcome) code(i int) string {
 // truth is the result of operator i.
 func (o outcome) truth(i int) bool { return bool(o.elements.Elem(o.operators + i).Value.(ast.Boolean)) }
 
+// evaluateTimeout bounds what rules that people wrote in Rego may take.
+const evaluateTimeout = time.Second
+
 func (e *Evaluator) run(ctx context.Context, in *Input) (outcome, error) {
+	if e.query.foreign {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, evaluateTimeout)
+		defer cancel()
+	}
 	q := topdown.NewQuery(e.query.body).
 		WithCompiler(e.query.compiler).
 		WithStore(e.query.store).
@@ -295,37 +322,4 @@ func (e *Evaluator) outcome(result *ast.Term) (o outcome, ok bool) {
 		}
 	}
 	return o, true
-}
-
-// decision gathers the reasons: the criteria that made their operator what it is,
-// of the operators that made their action what it is.
-func (e *Evaluator) decision(o outcome, in *Input) Decision {
-	d := Decision{Reasons: make([]Reason, 0, len(e.asks))}
-	mustSignIn, allows := false, 0
-	for i, cl := range e.clauses {
-		if o.truth(i) != o.of(cl.action) {
-			continue
-		}
-		for j, c := range cl.criteria {
-			number := cl.first - 1 + j
-			code := o.code(number)
-			counts := (code == c.kind.pass) != cl.inverts()
-			if counts != o.truth(i) {
-				continue
-			}
-			d.Reasons = append(d.Reasons, Reason{code, string(cl.action), e.asks[number], c.line, c.had(in)})
-			mustSignIn = mustSignIn || code == unauthenticated
-			if cl.action == allow {
-				allows++
-			}
-		}
-	}
-	d.Effect = decide(o.allow, o.deny, mustSignIn)
-	if d.Effect == Deny {
-		d.Refusals = d.Reasons[:allows:allows]
-		if o.deny {
-			d.Refusals = d.Reasons[allows:]
-		}
-	}
-	return d
 }

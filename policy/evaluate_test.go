@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
@@ -19,7 +21,7 @@ func parse(t testing.TB, text string) *Policy {
 	if err := yaml.Unmarshal([]byte(text), &n); err != nil {
 		t.Fatal(err)
 	}
-	p, problems := Parse(&n)
+	p, problems := Parse(&n, nil)
 	if len(problems) > 0 {
 		t.Fatalf("parse %s: %v", text, problems)
 	}
@@ -160,23 +162,23 @@ func TestRefusalsSayWhatWasMissing(t *testing.T) {
 	}{
 		{
 			"what allows and was not met",
-			Input{&Principal{UserID: "m", Email: "m@evil.com"}, Request{Method: "GET"}},
+			Input{Principal: &Principal{UserID: "m", Email: "m@evil.com"}, Request: Request{Method: "GET"}},
 			[]Reason{
-				{"domain-unauthorized", "allow", "domain is good.com", 4, "evil.com"},
-				{"groups-unauthorized", "allow", "groups has staff", 5, ""},
+				{"domain-unauthorized", "allow", "domain is good.com", 4, "evil.com", false},
+				{"groups-unauthorized", "allow", "groups has staff", 5, "", false},
 			},
 		},
 		{
 			"what denies",
-			Input{&Principal{UserID: "e", Email: "eve@good.com"}, Request{Method: "GET"}},
-			[]Reason{{"email-ok", "deny", "email is eve@good.com", 10, "eve@good.com"}},
+			Input{Principal: &Principal{UserID: "e", Email: "eve@good.com"}, Request: Request{Method: "GET"}},
+			[]Reason{{"email-ok", "deny", "email is eve@good.com", 10, "eve@good.com", false}},
 		},
 		{
 			"what denies by not being so",
-			Input{&Principal{UserID: "a", Email: "a@good.com"}, Request{Method: "POST"}},
-			[]Reason{{"http-method-unauthorized", "deny", "not (http_method is GET)", 8, "POST"}},
+			Input{Principal: &Principal{UserID: "a", Email: "a@good.com"}, Request: Request{Method: "POST"}},
+			[]Reason{{"http-method-unauthorized", "deny", "not (http_method is GET)", 8, "POST", true}},
 		},
-		{"nothing when admitted", Input{&Principal{UserID: "a", Email: "a@good.com"}, Request{Method: "GET"}}, nil},
+		{"nothing when admitted", Input{Principal: &Principal{UserID: "a", Email: "a@good.com"}, Request: Request{Method: "GET"}}, nil},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -253,10 +255,10 @@ func TestLegacy(t *testing.T) {
 	}
 	d, err := e.Evaluate(t.Context(), &Input{Principal: &Principal{UserID: "9", Email: "y@evil.com"}})
 	want := []Reason{
-		{"non-cors-request", "allow", "cors_preflight", 3, ""},
-		{"domain-unauthorized", "allow", "domain is good.com", 5, "evil.com"},
-		{"user-unauthorized", "allow", "user is one of id-7, x@evil.com", 7, "9"},
-		{"email-unauthorized", "allow", "email is one of id-7, x@evil.com", 7, "y@evil.com"},
+		{"non-cors-request", "allow", "cors_preflight", 3, "", true},
+		{"domain-unauthorized", "allow", "domain is good.com", 5, "evil.com", false},
+		{"user-unauthorized", "allow", "user is one of id-7, x@evil.com", 7, "9", false},
+		{"email-unauthorized", "allow", "email is one of id-7, x@evil.com", 7, "y@evil.com", false},
 	}
 	if diff := cmp.Diff(want, d.Refusals); err != nil || diff != "" {
 		t.Errorf("refusals of a stranger: %v (-want +got):\n%s", err, diff)
@@ -296,6 +298,18 @@ func TestManyCriteriaAreServed(t *testing.T) {
 	d, err := compile(t, parse(t, b.String())).Evaluate(t.Context(), &Input{Principal: &Principal{UserID: "u", Email: "user999@x.com"}})
 	if err != nil || d.Effect != Allow || len(d.Reasons) != 1 || d.Reasons[0].Line != 1002 {
 		t.Errorf("Evaluate = %+v, %v; want allow by line 1002", d, err)
+	}
+}
+
+// A stranger presents the certificate, so they choose its names.
+func TestACertificateOfManyNamesIsJudgedAtOnce(t *testing.T) {
+	names := slices.Repeat([]string{"a.x.com"}, 1000)
+	in := &Input{Request: Request{Certificate: &Certificate{SANDNS: names, SANEmail: names, SANURI: names}}}
+	e := compile(t, parse(t, `allow: {or: [client_certificate: {san_dns: {not: b}, san_email: {not: b}, san_uri: b}]}`))
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if d, err := e.Evaluate(ctx, in); err != nil || d.Effect != Deny {
+		t.Errorf("Evaluate = %+v, %v; want deny", d, err)
 	}
 }
 

@@ -35,8 +35,11 @@ type ExplainedCriterion struct {
 	Line  int    `json:"line"`
 	Holds bool   `json:"holds"`
 	Code  string `json:"code"`
-	// Had is as in Reason.
+	// Had is what the caller had, lists and claims included, cut to 256 bytes.
 	Had string `json:"had,omitempty"`
+	// Near is how close a criterion that failed was: "has group eng, needs
+	// engineering". It is "" where it was not close.
+	Near string `json:"near,omitempty"`
 }
 
 // Explain evaluates the policy as Evaluate does and says how each rule came out.
@@ -53,10 +56,8 @@ func (e *Evaluator) Explain(ctx context.Context, in *Input) (Explanation, error)
 				continue
 			}
 			operator := ExplainedOperator{Operator: cl.name, Line: cl.line, Holds: result.truth(k)}
-			for j, c := range cl.criteria {
-				code := result.code(cl.first - 1 + j)
-				operator.Criteria = append(operator.Criteria,
-					ExplainedCriterion{c.String(), c.line, code == c.kind.pass, code, c.had(in)})
+			for j := range cl.criteria {
+				operator.Criteria = append(operator.Criteria, explain(&cl.criteria[j], result.code(cl.first-1+j), in))
 			}
 			explained.Operators = append(explained.Operators, operator)
 			explained.Holds = explained.Holds || operator.Holds
@@ -66,11 +67,23 @@ func (e *Evaluator) Explain(ctx context.Context, in *Input) (Explanation, error)
 	return x, nil
 }
 
+func explain(c *criterion, code string, in *Input) ExplainedCriterion {
+	x := ExplainedCriterion{Rule: c.String(), Line: c.line, Holds: c.kind.holds(code), Code: code, Had: c.hadAll(in)}
+	if !x.Holds && code != unauthenticated {
+		x.Near = c.near(in)
+	}
+	return x
+}
+
 // String is the explanation for a terminal, one line for each rule, operator and
 // criterion.
 func (x Explanation) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\n", x.Decision.Effect)
+	b.WriteString(x.Decision.Effect.String())
+	if x.Decision.MaxAge > 0 {
+		fmt.Fprintf(&b, " again: the sign-in may be %s old", shortDuration(x.Decision.MaxAge))
+	}
+	b.WriteByte('\n')
 	for _, r := range x.Rules {
 		fmt.Fprintf(&b, "  %-5t %s (line %d)\n", r.Holds, r.Action, r.Line)
 		for _, o := range r.Operators {
@@ -79,6 +92,9 @@ func (x Explanation) String() string {
 				fmt.Fprintf(&b, "      %-5t %s (line %d): %s", c.Holds, c.Rule, c.Line, c.Code)
 				if c.Had != "" {
 					fmt.Fprintf(&b, ", had %s", plain(c.Had))
+				}
+				if c.Near != "" {
+					fmt.Fprintf(&b, "; %s", c.Near)
 				}
 				b.WriteByte('\n')
 			}

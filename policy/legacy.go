@@ -12,6 +12,14 @@ type LegacyKeys struct {
 	// Domains and Users are allowed_domains and allowed_users. A user may be
 	// given by id or by email address.
 	Domains, Users []Setting
+	// Claims are allowed_idp_claims, one entry for each value of a claim.
+	Claims []ClaimSetting
+}
+
+// ClaimSetting is a claim and one value that it may have.
+type ClaimSetting struct {
+	Claim string
+	Setting
 }
 
 // Setting is a value and the line it is written on.
@@ -45,13 +53,17 @@ func Legacy(keys LegacyKeys) *Policy {
 		for _, s := range settings {
 			t.values = append(t.values, s.Value)
 		}
-		criteria = append(criteria, criterion{kind: k, line: settings[0].Line, tests: []test{t}})
+		criteria = append(criteria, criterion{kind: k, line: settings[0].Line, operand: textTests{t}})
 	}
 
 	flag("accept", keys.Public)
 	flag("cors_preflight", keys.CORSPreflight)
 	flag("authenticated_user", keys.AnyAuthenticated)
 	oneOf("domain", keys.Domains)
+	for _, s := range keys.Claims {
+		k, _ := kindNamed("claim")
+		criteria = append(criteria, criterion{kind: k, path: s.Claim, line: s.Line, operand: listTests{{"has", []string{s.Value}}}})
+	}
 	oneOf("user", keys.Users)
 	oneOf("email", keys.Users)
 	if len(criteria) == 0 {
@@ -59,4 +71,12 @@ func Legacy(keys LegacyKeys) *Policy {
 	}
 	line := criteria[0].line
 	return &Policy{rules: []rule{{allow, line, []operator{{"or", line, criteria}}}}}
+}
+
+// RequireCertificate is the deny rule that downstream_mtls adds to every policy:
+// invalid_client_certificate. Put it behind the route's own policy.
+func RequireCertificate(line int) *Policy {
+	k, _ := kindNamed("invalid_client_certificate")
+	c := criterion{kind: k, keepsOut: true, line: line}
+	return &Policy{rules: []rule{{deny, line, []operator{{"or", line, []criterion{c}}}}}}
 }

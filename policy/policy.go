@@ -6,24 +6,32 @@
 //
 // The grammar, over YAML nodes (Parse):
 //
-//	policy    = nothing | rules | [ rules ... ]
-//	rules     = { allow: body, deny: body }           each optional
+//	policy    = nothing | NAME | rules | [ (NAME | rules) ... ]
+//	rules     = { allow: body, deny: body, rego: module }  each optional
 //	body      = { and: list, or: list, not: list, nor: list }  each optional
 //	list      = [ criterion ... ]
-//	criterion = { NAME: data } | { claim/PATH: data }
+//	criterion = { KIND: data } | { KIND/PATH: data }
 //
-// The operators of a body are or-ed, and so are bodies of the same action. Of an
-// operator's criteria A and B, "and" is A∧B, "or" A∨B, "not" ¬A∧¬B and "nor" ¬A∨¬B;
-// an empty list counts for nothing.
+// A NAME stands for the rules of the policy that has it. The operators of a body
+// are or-ed, and so are bodies of the same action. Of an operator's criteria A and
+// B, "and" is A∧B, "or" A∨B, "not" ¬A∧¬B and "nor" ¬A∨¬B; an empty list counts for
+// nothing. The rules allow and deny that a module defines each count as a body.
 //
 // Each criterion gives a reason code. The reasons of a decision are those of the
 // criteria that made their operator, and through it their action, what it is: the
 // true ones where it is true, the false ones where it is false ("not" and "nor"
-// invert the truth and keep the reason). Then, in this order: a reason
-// user-unauthenticated asks for a sign-in, a true deny denies, a true allow
-// allows, and everything else denies. A criterion about the session is false
-// without one, whatever its matcher; since "not" and "nor" keep its reason, a
-// rule that would admit someone for what they are not asks who they are first.
+// invert the truth and keep the reason). Then, in this order: a deny rule's reason
+// about the client's certificate refuses the client, a reason user-unauthenticated
+// asks for a sign-in, a reason device-unauthenticated refuses the device, a true
+// deny denies, a true allow allows, and everything else denies. A denial that a
+// newer sign-in would turn into an allowance (auth_time) asks for one.
+//
+// A criterion about the session is false without one, whatever its matcher; since
+// "not" and "nor" keep its reason, a rule that would admit someone for what they are
+// not asks who they are first. A criterion about something that a request does not
+// have, a header for one, is false as well. Where a client repeats a header or a
+// parameter, all of its values must match if that lets the request in, and one is
+// enough if that keeps it out.
 package policy
 
 import (
@@ -68,23 +76,48 @@ func (o operator) all() bool { return o.name == "and" || o.name == "not" }
 
 type criterion struct {
 	kind kind
-	path string // of a claim
-	// tests must all hold. They are empty where the kind takes no matcher.
-	tests []test
-	line  int
+	// path is that of a claim or a parameter, or a header's name in lower case.
+	path string
+	// operand is nil where the kind compares with nothing.
+	operand operand
+	// keepsOut is whether the request is the worse off if the criterion holds.
+	keepsOut bool
+	line     int
+	// column is 0 where the criterion is not written as one.
+	column int
 }
 
-// test is one matcher of a criterion and what it compares with: one value, or
-// any number for in and not_in.
-type test struct {
-	matcher string
-	values  []string
+// operand is what a criterion compares with. Each kind of data has its own.
+type operand interface {
+	// phrase says what is asked of name, such as "domain is example.com".
+	phrase(name string) string
+	// alternatives are lists of Rego expressions over ref. The criterion holds if
+	// all of one list do, and none does where the input has no ref.
+	alternatives(c *criterion, ref string) [][]string
+	// key is equal for operands that ask the same.
+	key() string
 }
 
 // With returns a policy that has the rules of p and then those of other.
 func (p *Policy) With(other *Policy) *Policy {
 	rules := make([]rule, 0, len(p.rules)+len(other.rules))
 	return &Policy{rules: append(append(rules, p.rules...), other.rules...)}
+}
+
+// String is the policy as lines for a person to compare, indented and without
+// positions: equal policies, equal text.
+func (p *Policy) String() string {
+	var b strings.Builder
+	for _, r := range p.rules {
+		fmt.Fprintf(&b, "%s:\n", r.action)
+		for _, o := range r.operators {
+			fmt.Fprintf(&b, "  %s:\n", o.name)
+			for _, c := range o.criteria {
+				fmt.Fprintf(&b, "    - %s\n", c)
+			}
+		}
+	}
+	return b.String()
 }
 
 // HasDeny reports whether there is a deny rule with criteria: a request may then
@@ -106,8 +139,8 @@ func (p *Policy) Key() string {
 		fmt.Fprintf(&b, "%s(", r.action)
 		for _, o := range r.operators {
 			fmt.Fprintf(&b, "%s(", o.name)
-			for _, c := range o.criteria {
-				b.WriteString(c.key())
+			for i := range o.criteria {
+				b.WriteString(o.criteria[i].key())
 			}
 			b.WriteByte(')')
 		}
@@ -118,8 +151,12 @@ func (p *Policy) Key() string {
 }
 
 // key is equal for criteria that ask the same.
-func (c criterion) key() string {
-	return fmt.Sprintf("%s/%q%q", c.kind.name, c.path, c.tests)
+func (c *criterion) key() string {
+	operand := ""
+	if c.operand != nil {
+		operand = c.operand.key()
+	}
+	return fmt.Sprintf("%s/%q%q%t", c.kind.name, c.path, operand, c.keepsOut && c.kind.data == repeated)
 }
 
 // clause is an operator with the action it belongs to.

@@ -8,20 +8,49 @@ import (
 )
 
 // Rego returns the module that decides for the policy, one rule for each criterion,
-// with its line in the YAML as a comment. It is what Compile compiles.
+// with its line in the YAML as a comment, and behind it the modules of its rules in
+// Rego. It is what Compile compiles.
 //
-// The input holds what the policy reads and no more. input.session is null
-// where nobody is signed in; of an email address without exactly one @,
-// input.session.domain is undefined.
+// The input holds what the policy reads and no more. input.session is null where
+// nobody is signed in, and what somebody or some request does not have is
+// undefined; of an email address without exactly one @ that is the domain. Times
+// are nanoseconds since 1970.
 func Rego(p *Policy) string {
+	var b strings.Builder
+	for i, m := range modules(p) {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		b.WriteString(strings.TrimRight(m.source, "\n"))
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// moduleText is a module with the name that its errors have.
+type moduleText struct{ name, source string }
+
+// modules are the policy's own and those of its rules in Rego, each once.
+func modules(p *Policy) []moduleText {
+	all := []moduleText{{"policy.rego", policyModule(p)}}
+	for _, cl := range p.clauses() {
+		m, ok := cl.criteria[0].operand.(*moduleRule)
+		if ok && !slices.ContainsFunc(all, func(other moduleText) bool { return other.name == m.name }) {
+			all = append(all, moduleText{m.name, m.source})
+		}
+	}
+	return all
+}
+
+func policyModule(p *Policy) string {
 	w := &moduleWriter{}
 	w.line("package countersign.policy")
 	w.line("")
 	w.line("import rego.v1")
 	clauses := p.clauses()
 	for _, c := range clauses {
-		for i, criterion := range c.criteria {
-			w.criterion(c, criterion, c.first+i)
+		for i := range c.criteria {
+			w.criterion(c, &c.criteria[i], c.first+i)
 		}
 	}
 	for _, a := range []action{allow, deny} {
@@ -39,7 +68,7 @@ func (w *moduleWriter) line(format string, args ...any) {
 }
 
 // criterion writes a rule whose value is the reason code of the criterion.
-func (w *moduleWriter) criterion(cl clause, c criterion, number int) {
+func (w *moduleWriter) criterion(cl clause, c *criterion, number int) {
 	name := ruleName(c, number)
 	w.line("")
 	w.line("# line %d: %s %s: %s", c.line, cl.action, cl.name, c)
@@ -52,86 +81,69 @@ func (w *moduleWriter) criterion(cl clause, c criterion, number int) {
 		return
 	}
 	w.line("default %s := %s", name, quote(c.kind.fail))
-	if c.kind.session {
+	if c.aboutSession() {
 		w.line("%s := %s if input.session == null", name, quote(unauthenticated))
 	}
-	conditions := c.conditions()
-	if len(conditions) == 1 {
-		w.line("%s := %s if %s", name, quote(c.kind.pass), conditions[0])
+	if m, ok := c.operand.(deviceMatch); ok {
+		none := fmt.Sprintf("count([device | %s]) == 0", strings.Join(m.ofType(c.ref()), "; "))
+		w.rule(name, deviceUnauthenticated, []string{"input.session != null", none})
+	}
+	if c.kind.name == "invalid_client_certificate" {
+		problem := c.ref() + ` != ""`
+		w.rule(name, c.kind.pass, []string{problem, "input.http.client_certificate"})
+		w.rule(name, certificateRequired, []string{problem, "not input.http.client_certificate"})
 		return
 	}
-	w.line("%s := %s if {", name, quote(c.kind.pass))
+	for _, conditions := range c.alternatives() {
+		w.rule(name, c.kind.pass, conditions)
+	}
+	if m, ok := c.operand.(*moduleRule); ok && m.readsSession() {
+		w.line("else := %s if input.session == null", quote(unauthenticated))
+	}
+}
+
+// rule writes that name has a code where all conditions hold.
+func (w *moduleWriter) rule(name, code string, conditions []string) {
+	if len(conditions) == 1 {
+		w.line("%s := %s if %s", name, quote(code), conditions[0])
+		return
+	}
+	w.line("%s := %s if {", name, quote(code))
 	for _, condition := range conditions {
 		w.line("\t%s", condition)
 	}
 	w.line("}")
 }
 
-func ruleName(c criterion, number int) string {
+func ruleName(c *criterion, number int) string {
 	return fmt.Sprintf("%s_%d", c.kind.name, number)
 }
 
-// conditions are Rego expressions that all hold if the criterion does. None
-// holds where the input lacks what the criterion looks at: a negated one names
-// a variable, so that it is undefined there and not true.
-func (c criterion) conditions() []string {
+// alternatives are lists of Rego expressions; if all of one list hold, so does the
+// criterion. None does where the input lacks what the criterion looks at.
+func (c *criterion) alternatives() [][]string {
 	switch c.kind.name {
 	case "authenticated_user":
-		return []string{c.kind.input + ` != ""`}
+		return [][]string{{c.ref() + ` != ""`}}
 	case "cors_preflight":
-		return []string{c.kind.input}
+		return [][]string{{c.ref()}}
 	}
-	input := c.kind.input
-	if c.path != "" {
-		input += "[" + quote(c.path) + "]"
-	}
-	var conditions []string
-	bound := false
-	bind := func() string {
-		if !bound {
-			conditions = append(conditions, "value := "+input)
-			bound = true
-		}
-		return "value"
-	}
-	for _, t := range c.tests {
-		var e string
-		switch {
-		case t.matcher == "is" && c.kind.data == list:
-			e = fmt.Sprintf("%s == [%s]", input, quote(t.values[0]))
-		case t.matcher == "has":
-			e = fmt.Sprintf("%s in %s", quote(t.values[0]), input)
-		case t.matcher == "exclude":
-			e = fmt.Sprintf("not %s in %s", quote(t.values[0]), bind())
-		case t.matcher == "is":
-			e = fmt.Sprintf("%s == %s", input, quote(t.values[0]))
-		case t.matcher == "not":
-			e = fmt.Sprintf("%s != %s", input, quote(t.values[0]))
-		case t.matcher == "contains":
-			e = fmt.Sprintf("contains(%s, %s)", input, quote(t.values[0]))
-		case t.matcher == "starts_with":
-			e = fmt.Sprintf("startswith(%s, %s)", input, quote(t.values[0]))
-		case t.matcher == "ends_with":
-			e = fmt.Sprintf("endswith(%s, %s)", input, quote(t.values[0]))
-		case t.matcher == "in":
-			e = fmt.Sprintf("%s in %s", input, set(t.values))
-		case t.matcher == "not_in":
-			e = fmt.Sprintf("not %s in %s", bind(), set(t.values))
-		}
-		conditions = append(conditions, e)
-	}
-	return conditions
+	return c.operand.alternatives(c, c.ref())
 }
 
 // truth is the Rego expression for whether the criterion counts as true to its
 // operator.
 func (cl clause) truth(i int) string {
-	equals := "=="
-	if cl.inverts() {
+	c := &cl.criteria[i]
+	equals, code := "==", c.kind.pass
+	if !c.kind.holds("") {
+		if cl.inverts() {
+			equals = "!="
+		}
+	} else if code = c.kind.fail; !cl.inverts() {
 		equals = "!="
 	}
-	c := cl.criteria[i]
-	return fmt.Sprintf("%s %s %s", ruleName(c, cl.first+i), equals, quote(c.kind.pass))
+	return fmt.Sprintf("%s %s %s", ruleName(c, cl.first+i), equals, quote(code))
 }
 
 // names are the rules that hold the operators' results: the action's own name
@@ -194,8 +206,8 @@ func (w *moduleWriter) action(a action, clauses []clause) {
 func (w *moduleWriter) result(clauses []clause) {
 	elements := []string{"false", "false"}
 	for _, c := range clauses {
-		for j, criterion := range c.criteria {
-			elements = append(elements, ruleName(criterion, c.first+j))
+		for j := range c.criteria {
+			elements = append(elements, ruleName(&c.criteria[j], c.first+j))
 		}
 		if c.action == allow {
 			elements[0] = string(allow)

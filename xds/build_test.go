@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/url"
@@ -43,6 +44,15 @@ func TestBuildRefuses(t *testing.T) {
 	ca := newAuthority(t)
 	other := ca.issue(t, "two", "b.example.com")
 	minus := -time.Second
+	asking := func(spoil func(*config.DownstreamMTLS)) func(*config.Config, *config.Route) {
+		return func(c *config.Config, _ *config.Route) {
+			c.DownstreamMTLS = &config.DownstreamMTLS{
+				Position: config.Position{File: "config.yaml", Line: 3, Column: 1}, Enforcement: config.EnforceReject,
+				ClientCAConfig: policy.ClientCAConfig{CA: bytes.Clone(ca.pem), MatchSubjectAltNames: []policy.SubjectAltNameMatch{{Type: "dns", Pattern: "a"}}},
+			}
+			spoil(c.DownstreamMTLS)
+		}
+	}
 	tests := []struct {
 		name  string
 		spoil func(*config.Config, *config.Route)
@@ -81,6 +91,14 @@ func TestBuildRefuses(t *testing.T) {
 			c.Server.Certificates[0].Position = config.Position{File: "config.yaml", Line: 2, Column: 1}
 		}, "config.yaml:2:1: certificate and key cannot be used together"},
 		{"an address", func(c *config.Config, _ *config.Route) { c.Server.Address = "example.com:443" }, "config.yaml: address: "},
+		{"rejection without an authority", asking(func(m *config.DownstreamMTLS) { m.CA = nil }), "config.yaml:3:1: downstream_mtls: reject_connection without an authority"},
+		{"no authority in the file", asking(func(m *config.DownstreamMTLS) { m.CA = []byte("secret") }), "config.yaml:3:1: downstream_mtls: ca: nothing is in it"},
+		{"a key among authorities", asking(func(m *config.DownstreamMTLS) { m.CA = append(m.CA, other.Key...) }), "config.yaml:3:1: downstream_mtls: ca: a block of another type"},
+		{"an authority as a list", asking(func(m *config.DownstreamMTLS) {
+			m.CRL = bytes.ReplaceAll(m.CA, []byte("CERTIFICATE"), []byte("X509 CRL"))
+		}), "config.yaml:3:1: downstream_mtls: crl: block cannot be read"},
+		{"a type of name", asking(func(m *config.DownstreamMTLS) { m.MatchSubjectAltNames[0].Type = "fax" }), `config.yaml:3:1: downstream_mtls: unknown type of name "fax"`},
+		{"an expression", asking(func(m *config.DownstreamMTLS) { m.MatchSubjectAltNames[0].Pattern = "a)|(b" }), "config.yaml:3:1: downstream_mtls: match_subject_alt_names: "},
 		{"two routes to one host and port by different schemes", func(c *config.Config, r *config.Route) {
 			twin := *r
 			twin.ID, twin.From, twin.Port = "f", "http://a.example.com:443", "443"

@@ -392,6 +392,16 @@ func (a *authzStub) saw() map[string][]string {
 	return out
 }
 
+// source is the address that the last check gave as the client's.
+func (a *authzStub) source() string {
+	if address := a.saw()[headerClientAddress]; address != nil {
+		return strings.Join(address, " and ")
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.last.GetAttributes().GetSource().GetAddress().GetSocketAddress().GetAddress()
+}
+
 func (a *authzStub) count() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -404,6 +414,8 @@ type authority struct {
 	key  *ecdsa.PrivateKey
 	pool *x509.CertPool
 	pem  []byte
+	// parent is nil for the authority at the end of the chain.
+	parent *authority
 }
 
 func newAuthority(t testing.TB) *authority {
@@ -411,7 +423,7 @@ func newAuthority(t testing.TB) *authority {
 	a := &authority{pool: x509.NewCertPool()}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 	}
 	var err error
 	if a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {

@@ -1,17 +1,21 @@
 package xds
 
 import (
+	"encoding/pem"
+	"errors"
 	"fmt"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	mutatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	resourcev3 "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
@@ -31,13 +35,18 @@ import (
 //	route NAME        the Envoy routes of the route of that name
 //	cluster NAME      its cluster
 //	listener NAME     a listener
+//	client NAME       what a listener asks of clients and tells of them
+//	secret NAME       a secret, without the PEM
 //
+// Beside config.yaml stand client-ca.pem and client-crl.pem.
 // The whole result also passes Envoy's own validation.
 func TestBuild(t *testing.T) {
 	golden.Only(t, "testdata", "build", "roots.pem")
 	ca := newAuthority(t)
 	golden.Run(t, "testdata/build", func(t *testing.T, c *golden.Case) map[string]string {
 		dir := t.TempDir()
+		writeFile(t, filepath.Join(dir, "client-ca.pem"), string(ca.pem))
+		writeFile(t, filepath.Join(dir, "client-crl.pem"), string(ca.revoke(t, time.Now().Add(time.Hour))))
 		cfg := loadConfig(t, dir, ca, c.Input(t, "config.yaml"))
 		r, err := Build(cfg, Sockets{Authz: "/run/authz", Authn: "/run/authn", SystemRoots: "testdata/roots.pem"})
 		if err != nil {
@@ -85,6 +94,17 @@ func show(t *testing.T, cfg *config.Config, r *Resources, what, name string) str
 				out.WriteString(asYAML(t, res.decoded()))
 			}
 		}
+	case "secret":
+		secret := r.tables[resourcev3.SecretType][name].decoded().(*tlsv3.Secret)
+		for _, source := range []*corev3.DataSource{secret.GetValidationContext().GetTrustedCa(), secret.GetValidationContext().GetCrl()} {
+			if source != nil {
+				block, _ := pem.Decode(source.GetInlineBytes())
+				source.Specifier = &corev3.DataSource_InlineString{InlineString: block.Type}
+			}
+		}
+		out.WriteString(asYAML(t, secret))
+	case "client":
+		out.WriteString(clientSettings(t, r.tables[resourcev3.ListenerType][name].decoded().(*listenerv3.Listener)))
 	case "listener":
 		out.WriteString(asYAML(t, r.tables[resourcev3.ListenerType][name].decoded()))
 	}
@@ -92,6 +112,31 @@ func show(t *testing.T, cfg *config.Config, r *Resources, what, name string) str
 		t.Fatalf("show: there is no %s %s", what, name)
 	}
 	return out.String()
+}
+
+// clientSettings is what of a listener depends on who stands before it.
+func clientSettings(t *testing.T, l *listenerv3.Listener) string {
+	t.Helper()
+	chain := l.GetFilterChains()[0]
+	manager, tls := &hcmv3.HttpConnectionManager{}, &tlsv3.DownstreamTlsContext{}
+	err := chain.GetFilters()[0].GetTypedConfig().UnmarshalTo(manager)
+	if chain.GetTransportSocket() != nil {
+		err = errors.Join(err, chain.GetTransportSocket().GetTypedConfig().UnmarshalTo(tls))
+		tls.CommonTlsContext.TlsCertificateSdsSecretConfigs = nil
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	mutations := &mutatev3.HeaderMutation{}
+	if err := manager.GetHttpFilters()[0].GetTypedConfig().UnmarshalTo(mutations); err != nil {
+		t.Fatal(err)
+	}
+	mutations.Mutations.RequestTrailersMutations, mutations.Mutations.ResponseMutations = nil, nil
+	return asYAML(t, tls) + asYAML(t, &hcmv3.HttpConnectionManager{
+		ForwardClientCertDetails: manager.GetForwardClientCertDetails(), SetCurrentClientCertDetails: manager.GetSetCurrentClientCertDetails(),
+		XffNumTrustedHops: manager.GetXffNumTrustedHops(), SkipXffAppend: manager.GetSkipXffAppend(),
+		SchemeHeaderTransformation: manager.GetSchemeHeaderTransformation(),
+	}) + asYAML(t, mutations)
 }
 
 func routeNamed(t *testing.T, cfg *config.Config, name string) *config.Route {
@@ -217,7 +262,11 @@ func static(t *testing.T, r *Resources, name string) *listenerv3.Listener {
 		if err := chain.GetTransportSocket().GetTypedConfig().UnmarshalTo(tls); err != nil {
 			t.Fatal(err)
 		}
-		for _, secret := range tls.GetCommonTlsContext().GetTlsCertificateSdsSecretConfigs() {
+		secrets := tls.GetCommonTlsContext().GetTlsCertificateSdsSecretConfigs()
+		if validation := tls.GetCommonTlsContext().GetValidationContextSdsSecretConfig(); validation != nil {
+			secrets = append(secrets, validation)
+		}
+		for _, secret := range secrets {
 			secret.SdsConfig = nil // it stands in the bootstrap
 		}
 		if packed, err = marshalAny(tls); err != nil {

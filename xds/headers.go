@@ -16,32 +16,20 @@ const (
 	headerOriginal      = "x-pomerium-jwt-assertion-for"
 	headerAuthorization = "x-pomerium-authorization"
 
+	// headerClientAddress is where Envoy tells authorization the client's address,
+	// where proxies before us are trusted to know it: the source of a check is always
+	// our own peer.
+	headerClientAddress = "x-countersign-client-address"
+
 	// identityPattern and ownPattern also cover the names that an upstream
 	// may read as the same variable: x_pomerium_…, x.pomerium.….
 	identityPattern = `(?i)x[-_.]pomerium[-_.].*`
 	ownPattern      = `(?i)x[-_.](countersign|envoy)[-_.].*`
 	ownPrefix       = "x-countersign-keep-"
+	// certificatePattern matches the names by which proxies tell of a client's
+	// certificate: Envoy's, and those of RFC 9440.
+	certificatePattern = `(?i)(x[-_.]forwarded[-_.]client[-_.]cert|client[-_.]cert([-_.]chain)?)`
 )
-
-// clientClaims are headers in which only a proxy in front of us could say
-// something true, and in which upstreams believe: who asks for which host and
-// path. X-Forwarded-For and -Proto are Envoy's own to write.
-func clientClaims() []string {
-	return []string{
-		"forwarded", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix", "x-forwarded-server",
-		"x-original-url", "x-rewrite-url", "x-real-ip", "x-request-id",
-	}
-}
-
-// unneededHeaders are not sent to the authorization server, which uses none of
-// them: fewer bytes to encode and decode for each request.
-func unneededHeaders() []string {
-	return []string{
-		"accept-encoding", "accept-language", "cache-control", "dnt", "if-match", "if-modified-since",
-		"if-none-match", "if-range", "if-unmodified-since", "pragma", "priority", "range", "save-data",
-		"sec-ch-ua", "sec-ch-ua-mobile", "sec-ch-ua-platform", "sec-gpc", "upgrade-insecure-requests",
-	}
-}
 
 // keptForAuthz are the headers of the client that authorization reads.
 func keptForAuthz() []string {
@@ -53,10 +41,10 @@ func keptForAuthz() []string {
 // name that no client can send; of repeated values the first counts.
 func earlyMutations() []*mutationv3.HeaderMutation {
 	var all []*mutationv3.HeaderMutation
-	for _, name := range clientClaims() {
+	for _, name := range config.RemovedHeaders() {
 		all = append(all, remove(name))
 	}
-	all = append(all, removeMatching(ownPattern))
+	all = append(all, removeMatching(certificatePattern), removeMatching(ownPattern))
 	for _, name := range keptForAuthz() {
 		all = append(all, set(ownPrefix+name, "%REQ("+name+")%"))
 	}

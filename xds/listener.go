@@ -64,6 +64,7 @@ func (b *builder) secrets() {
 		}, c.Position)
 		b.positions[certificateName(i)] = c.Position
 	}
+	b.clientAuthority()
 }
 
 func certificateName(i int) string { return "certificate-" + strconv.Itoa(i) }
@@ -111,12 +112,11 @@ func (b *builder) serverTLS() *corev3.TransportSocket {
 			Name: certificateName(i), SdsConfig: fromADS(),
 		})
 	}
+	context := &tlsv3.DownstreamTlsContext{CommonTlsContext: common, RequireClientCertificate: wrapperspb.Bool(false)}
+	b.askForCertificate(context)
 	return &corev3.TransportSocket{
-		Name: transportSocketName,
-		ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: b.typed(&tlsv3.DownstreamTlsContext{
-			CommonTlsContext:         common,
-			RequireClientCertificate: wrapperspb.Bool(false),
-		})},
+		Name:       transportSocketName,
+		ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: b.typed(context)},
 	}
 }
 
@@ -176,13 +176,22 @@ func (b *builder) mainManager() *hcmv3.HttpConnectionManager {
 		b.httpFilter("envoy.filters.http.router", &routerv3.Router{SuppressEnvoyHeaders: true}),
 	}
 	m.LocalReplyConfig = b.localReplies()
-	if b.cfg.Server.Insecure {
-		// The terminator in front of us speaks TLS: that is what clients see.
+	m.XffNumTrustedHops = b.cfg.Server.XFFNumTrustedHops
+	m.SkipXffAppend = b.cfg.Server.SkipXFFAppend
+	b.forwardCertificate(m)
+	if b.behindProxy() {
 		m.SchemeHeaderTransformation = &corev3.SchemeHeaderTransformation{
 			Transformation: &corev3.SchemeHeaderTransformation_SchemeToOverwrite{SchemeToOverwrite: b.scheme()},
 		}
 	}
 	return m
+}
+
+// behindProxy reports whether Envoy would take the scheme from X-Forwarded-Proto,
+// which not every proxy in front of us writes itself: it is what the configuration
+// says. Behind another TLS terminator that is how clients see us.
+func (b *builder) behindProxy() bool {
+	return b.cfg.Server.Insecure || b.cfg.Server.XFFNumTrustedHops > 0
 }
 
 // scheme is how people reach us: https, unless every route says http.
@@ -209,8 +218,11 @@ func (b *builder) mutations() *mutatev3.HeaderMutation {
 		RequestTrailersMutations: []*mutationv3.HeaderMutation{removeMatching(identityPattern), removeMatching(ownPattern)},
 		ResponseMutations:        []*mutationv3.HeaderMutation{removeMatching(ownPattern)},
 	}
-	if b.cfg.Server.Insecure {
-		m.RequestMutations = []*mutationv3.HeaderMutation{set("x-forwarded-proto", b.scheme())}
+	if b.behindProxy() {
+		m.RequestMutations = append(m.RequestMutations, set("x-forwarded-proto", b.scheme()))
+	}
+	if b.cfg.Server.XFFNumTrustedHops > 0 {
+		m.RequestMutations = append(m.RequestMutations, set(headerClientAddress, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"))
 	}
 	return &mutatev3.HeaderMutation{Mutations: m}
 }
@@ -237,7 +249,7 @@ func (b *builder) extAuthz() *authzv3.ExtAuthz {
 		StatusOnError:     &typev3.HttpStatus{Code: typev3.StatusCode_ServiceUnavailable},
 		ValidateMutations: true,
 		EncodeRawHeaders:  true,
-		DisallowedHeaders: exactly(unneededHeaders()),
+		DisallowedHeaders: exactly(config.UnsentHeaders()),
 	}
 }
 

@@ -40,7 +40,8 @@ func (b *builder) routeTable() {
 	table := &routev3.RouteConfiguration{
 		Name: routeTableName,
 		// What Envoy tells its kind about the client, upstreams have in X-Forwarded-For.
-		RequestHeadersToRemove: []string{"x-envoy-external-address", "x-envoy-original-path"},
+		// Certificate and address are told to authorization alone.
+		RequestHeadersToRemove: []string{"x-envoy-external-address", "x-envoy-original-path", headerClientCert, headerClientAddress},
 	}
 	internal, none := b.internalRoutes(nil), noRoute()
 	for _, s := range sites {

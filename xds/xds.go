@@ -11,10 +11,14 @@
 //
 // The order of a request's way through the listener:
 //
+//	TLS                     a certificate of the client is asked for, if downstream_mtls
+//	                        says so; reject_connection verifies it
 //	early header mutation   x-pomerium-*, x-envoy-* and proxy claims of the client go,
 //	                        three headers that authorization reads stay, once each
+//	x-forwarded-client-cert the client's certificate, for authorization to verify
 //	route                   exact host, then wildcard; first match in file order
-//	header_mutation         claim headers of the client and x-pomerium-* trailers go
+//	header_mutation         claim headers of the client and x-pomerium-* trailers go;
+//	                        its address, if proxies before us are trusted to know it
 //	ext_authz               unless the route is internal or a CORS preflight
 //	router                  remove_request_headers, then set_request_headers
 package xds

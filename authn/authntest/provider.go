@@ -2,7 +2,9 @@
 // really works: it signs with RSA, redeems each code once, and checks the
 // client's secret and the PKCE verifier. A Behaviour makes it misbehave.
 //
-// It asks nobody for a password: whoever comes is the Subject.
+// It asks nobody for a password: whoever comes is the Subject. Like others it
+// remembers when that was, and signs in anew only a new Subject, or for a max_age
+// that is over or prompt=login.
 package authntest
 
 import (
@@ -14,6 +16,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -44,19 +47,32 @@ type Behaviour struct {
 	Expired   bool
 	NoIDToken bool
 
+	// NeverAsksAgain disregards max_age and prompt.
+	NeverAsksAgain bool
+	// AuthTime replaces auth_time; NoAuthTime leaves it out.
+	AuthTime   any
+	NoAuthTime bool
+	// Now is its clock, time.Now if nil.
+	Now func() time.Time
+
 	// UserInfoSubject is another sub in the userinfo; UserInfo adds claims.
 	UserInfoSubject string
 	UserInfo        map[string]any
 	// NoUserInfo leaves the endpoint out of the discovery document.
 	NoUserInfo bool
 
+	Refusals
+	// OnToken runs before the token endpoint answers; it may wait.
+	OnToken func(*http.Request)
+}
+
+// Refusals are what the endpoints say instead of an answer.
+type Refusals struct {
 	// AuthorizeError sends the browser back with an error.
 	AuthorizeError, AuthorizeDescription string
 	// TokenError is the error of a 400; the statuses replace 200.
 	TokenError                                   string
 	DiscoveryStatus, TokenStatus, UserInfoStatus int
-	// OnToken runs before the token endpoint answers; it may wait.
-	OnToken func(*http.Request)
 }
 
 // Provider is the provider. Its URL is the issuer.
@@ -70,6 +86,9 @@ type Provider struct {
 	access    map[string]bool
 	counts    map[string]int
 	secrets   []string
+	// who signed in last, and when.
+	subject    string
+	signedInAt time.Time
 }
 
 // NewProvider starts a provider at which alice signs in; it ends with the test.
@@ -108,7 +127,8 @@ func (p *Provider) Change(f func(*Behaviour)) {
 	f(&p.behaviour)
 }
 
-// Count returns how often "discovery", "authorize", "token" or "userinfo" was asked.
+// Count returns how often "discovery", "authorize", "token" or "userinfo" was
+// asked, or for "login" how often the Subject signed in.
 func (p *Provider) Count(endpoint string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -173,12 +193,34 @@ func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 	} else {
 		p.mu.Lock()
 		code := p.secret()
+		q.Set("auth_time", strconv.FormatInt(p.signIn(b, q).Unix(), 10))
 		p.codes[code] = q
 		p.mu.Unlock()
 		back.Set("code", code)
 	}
 	to.RawQuery = back.Encode()
 	http.Redirect(w, r, to.String(), http.StatusFound)
+}
+
+// signIn returns when the Subject last signed in, which may be now.
+func (p *Provider) signIn(b Behaviour, q url.Values) time.Time {
+	now := b.now()
+	old := q.Get("prompt") == "login"
+	if n, err := strconv.Atoi(q.Get("max_age")); err == nil {
+		old = old || now.Sub(p.signedInAt) > time.Duration(n)*time.Second
+	}
+	if p.signedInAt.IsZero() || p.subject != b.Subject || old && !b.NeverAsksAgain {
+		p.subject, p.signedInAt = b.Subject, now
+		p.counts["login"]++
+	}
+	return p.signedInAt
+}
+
+func (b Behaviour) now() time.Time {
+	if b.Now != nil {
+		return b.Now()
+	}
+	return time.Now()
 }
 
 func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
@@ -215,16 +257,25 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 	p.access[access] = true
 	body := map[string]any{"access_token": access, "refresh_token": p.secret(), "token_type": "Bearer", "expires_in": 3600}
 	if !b.NoIDToken {
-		raw := p.idToken(b, asked.Get("nonce"))
+		raw := p.idToken(b, asked)
 		p.secrets = append(p.secrets, raw)
 		body["id_token"] = raw
 	}
 	answer(w, http.StatusOK, body)
 }
 
-func (p *Provider) idToken(b Behaviour, nonce string) string {
-	now := time.Now()
-	claims := map[string]any{"iss": p.URL, "aud": ClientID, "sub": b.Subject, "iat": now.Unix(), "exp": now.Add(time.Hour).Unix(), "nonce": nonce}
+func (p *Provider) idToken(b Behaviour, asked url.Values) string {
+	now := b.now()
+	claims := map[string]any{
+		"iss": p.URL, "aud": ClientID, "sub": b.Subject, "nonce": asked.Get("nonce"),
+		"iat": now.Unix(), "exp": now.Add(time.Hour).Unix(), "auth_time": json.Number(asked.Get("auth_time")),
+	}
+	if b.NoAuthTime {
+		delete(claims, "auth_time")
+	}
+	if b.AuthTime != nil {
+		claims["auth_time"] = b.AuthTime
+	}
 	for k, v := range b.Claims {
 		claims[k] = v
 	}

@@ -17,7 +17,11 @@ import (
 	"github.com/countersign/countersign/databroker"
 )
 
-const maxControlBody = 64 << 10
+const (
+	maxControlBody = 64 << 10
+	// importTimeout is how long an import may take.
+	importTimeout = 5 * time.Minute
+)
 
 // records are what the commands need of a store: of the running system's over
 // the control socket, or of a file that no process has open.
@@ -27,6 +31,9 @@ type records interface {
 	CreateServiceAccount(ctx context.Context, a *databroker.ServiceAccount) error
 	ServiceAccounts(ctx context.Context) ([]*databroker.ServiceAccount, error)
 	DeleteServiceAccount(ctx context.Context, id string) error
+	Records(ctx context.Context, typ string) ([]*databroker.Record, error)
+	ReplaceRecords(ctx context.Context, typ string, records []*databroker.Record) error
+	DeleteRecord(ctx context.Context, typ, id string) error
 }
 
 // newControl serves records on the control socket, to whoever may open it:
@@ -37,20 +44,7 @@ func newControl(store records) http.Handler {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, maxControlBody)
 			result, err := serve(r)
-			w.Header().Set("Content-Type", "application/json")
-			switch {
-			case errors.Is(err, databroker.ErrNotFound):
-				w.WriteHeader(http.StatusNotFound)
-			case errors.Is(err, databroker.ErrConflict):
-				w.WriteHeader(http.StatusConflict)
-			case err != nil:
-				w.WriteHeader(http.StatusServiceUnavailable)
-			}
-			if err != nil {
-				result = map[string]string{"error": err.Error()}
-			}
-			// The caller has gone if this fails; there is nobody to tell.
-			_ = json.NewEncoder(w).Encode(result)
+			answer(w, result, err)
 		})
 	}
 	handle("GET /sessions", func(r *http.Request) (any, error) {
@@ -76,7 +70,100 @@ func newControl(store records) http.Handler {
 	handle("DELETE /service-accounts/{id}", func(r *http.Request) (any, error) {
 		return nil, store.DeleteServiceAccount(r.Context(), r.PathValue("id"))
 	})
+	// Types have slashes in them, and ids may be any text.
+	handle("GET /records", func(r *http.Request) (any, error) {
+		return store.Records(r.Context(), r.URL.Query().Get("type"))
+	})
+	handle("DELETE /records", func(r *http.Request) (any, error) {
+		return nil, store.DeleteRecord(r.Context(), r.URL.Query().Get("type"), r.URL.Query().Get("id"))
+	})
+	mux.HandleFunc("PUT /records", func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxImport)
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(importTimeout)) // else the server's own holds
+		result, err := serveImport(r, store)
+		answer(w, result, err)
+	})
 	return mux
+}
+
+// answer sends what came of a request.
+func answer(w http.ResponseWriter, result any, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	switch {
+	case errors.Is(err, databroker.ErrNotFound):
+		w.WriteHeader(http.StatusNotFound)
+	case errors.Is(err, databroker.ErrConflict):
+		w.WriteHeader(http.StatusConflict)
+	case err != nil:
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	if err != nil {
+		result = map[string]string{"error": err.Error()}
+	}
+	// The caller has gone if this fails; there is nobody to tell.
+	_ = json.NewEncoder(w).Encode(result)
+}
+
+// sentRecord is one record of an import, on its way to the running system.
+type sentRecord struct {
+	ID     string
+	Fields map[string]any
+}
+
+// imported is what an import did.
+type imported struct{ Added, Changed, Removed, Same int }
+
+// serveImport reads records one by one, so that they are in memory once.
+func serveImport(r *http.Request, store records) (any, error) {
+	typ := r.URL.Query().Get("type")
+	decoder := json.NewDecoder(r.Body)
+	if first, err := decoder.Token(); err != nil || first != json.Delim('[') {
+		return nil, errors.New("decode records: want a list")
+	}
+	var list []*databroker.Record
+	for decoder.More() {
+		var sent sentRecord
+		if err := decoder.Decode(&sent); err != nil {
+			return nil, fmt.Errorf("decode records: %w", err)
+		}
+		list = append(list, &databroker.Record{Type: typ, ID: sent.ID, Fields: sent.Fields})
+	}
+	// A list without its end is half of what was to be sent.
+	if _, err := decoder.Token(); err != nil {
+		return nil, fmt.Errorf("decode records: %w", err)
+	}
+	return importRecords(r.Context(), store, typ, list)
+}
+
+// importRecords makes list all records of a type.
+func importRecords(ctx context.Context, store records, typ string, list []*databroker.Record) (imported, error) {
+	if running, ok := store.(remote); ok {
+		return running.importRecords(ctx, typ, list)
+	}
+	before, err := store.Records(ctx, typ)
+	if err != nil {
+		return imported{}, err
+	}
+	versions := make(map[string]uint64, len(before))
+	for _, r := range before {
+		versions[r.ID] = r.Version
+	}
+	if err := store.ReplaceRecords(ctx, typ, list); err != nil {
+		return imported{}, err
+	}
+	var done imported
+	for _, r := range list {
+		switch version, was := versions[r.ID]; {
+		case !was:
+			done.Added++
+		case version != r.Version:
+			done.Changed++
+		default:
+			done.Same++
+		}
+	}
+	done.Removed = len(versions) - done.Changed - done.Same
+	return done, nil
 }
 
 // remote is records over the control socket of the running system.
@@ -85,9 +172,14 @@ type remote struct{ client *http.Client }
 func (c remote) call(ctx context.Context, method, path string, body, result any) error {
 	var content bytes.Buffer
 	if body != nil {
-		if err := json.NewEncoder(&content).Encode(body); err != nil {
+		encoder := json.NewEncoder(&content)
+		encoder.SetEscapeHTML(false)
+		if err := encoder.Encode(body); err != nil {
 			return fmt.Errorf("encode request: %w", err)
 		}
+	}
+	if content.Len() > maxImport {
+		return fmt.Errorf("%d MiB are more than the running system takes at once: give the records several types, or stop it first", content.Len()>>20)
 	}
 	r, err := http.NewRequestWithContext(ctx, method, "http://control"+path, &content)
 	if err != nil {
@@ -138,6 +230,36 @@ func (c remote) ServiceAccounts(ctx context.Context) (accounts []*databroker.Ser
 
 func (c remote) DeleteServiceAccount(ctx context.Context, id string) error {
 	return c.call(ctx, http.MethodDelete, "/service-accounts/"+url.PathEscape(id), nil, nil)
+}
+
+func (c remote) Records(ctx context.Context, typ string) (list []*databroker.Record, err error) {
+	err = c.patient().call(ctx, http.MethodGet, "/records?type="+url.QueryEscape(typ), nil, &list)
+	return list, err
+}
+
+func (c remote) ReplaceRecords(ctx context.Context, typ string, list []*databroker.Record) error {
+	_, err := c.importRecords(ctx, typ, list)
+	return err
+}
+
+func (c remote) importRecords(ctx context.Context, typ string, list []*databroker.Record) (done imported, err error) {
+	sent := make([]sentRecord, len(list))
+	for i, r := range list {
+		sent[i] = sentRecord{r.ID, r.Fields}
+	}
+	err = c.patient().call(ctx, http.MethodPut, "/records?type="+url.QueryEscape(typ), sent, &done)
+	return done, err
+}
+
+func (c remote) DeleteRecord(ctx context.Context, typ, id string) error {
+	return c.call(ctx, http.MethodDelete, "/records?type="+url.QueryEscape(typ)+"&id="+url.QueryEscape(id), nil, nil)
+}
+
+// patient waits as long as an import may take.
+func (c remote) patient() remote {
+	client := *c.client
+	client.Timeout = importTimeout
+	return remote{&client}
 }
 
 // findRunning returns the records of the system that runs with its state in

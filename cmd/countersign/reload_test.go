@@ -154,6 +154,7 @@ func TestRestartNeeded(t *testing.T) {
 		{"another type of store", old, load(func(c *config.Config) { c.Databroker.StorageType = "memory" }), "databroker_storage_type"},
 		{"another folder", old, load(func(c *config.Config) { c.Databroker.Dir = "/b" }), "databroker_storage_connection_string"},
 		{"another secret", old, load(func(c *config.Config) { c.Secrets.Shared = []byte("two") }), "shared_secret"},
+		{"another port for metrics", old, load(func(c *config.Config) { c.MetricsAddress = ":9090" }), "metrics_address"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -122,6 +122,12 @@ func (d *deployment) start(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
+	if err := d.startMetrics(ctx, g); err != nil {
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+		return err
+	}
 	serveAuthz := d.serveAuthz
 	if d.ServeAuthz != nil {
 		serveAuthz = d.ServeAuthz
@@ -314,6 +320,8 @@ func restartNeeded(old, cfg *config.Config) error {
 		return errors.New("databroker_storage_connection_string has changed: restart to use the other store")
 	case cfg.Databroker.StorageType == "file" && !slices.Equal(old.Secrets.Shared, cfg.Secrets.Shared):
 		return errors.New("shared_secret has changed, which the stored tokens are encrypted under: restart to use it")
+	case old.MetricsAddress != cfg.MetricsAddress:
+		return errors.New("metrics_address has changed: restart to listen there")
 	}
 	return nil
 }

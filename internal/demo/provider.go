@@ -23,15 +23,17 @@ type ProviderConfig struct {
 	ClientID, ClientSecret               string
 	RedirectURIs, PostLogoutRedirectURIs []string
 	People                               []Person
-	// Now is the clock of the records; tokens are dated by the system's.
+	// Now is the clock of the records and of auth_time; tokens are dated by the
+	// system's.
 	Now func() time.Time
 }
 
 // NewProvider returns an OpenID provider on which one signs in by choosing a
 // person: the authorization code flow with PKCE (S256), refresh tokens that
-// rotate, userinfo, revocation and sign-out. Everything is in memory and made
-// anew at each call, the signing key too. It must not be reachable from
-// outside the machine.
+// rotate, userinfo, revocation and sign-out. It asks each time, so max_age and
+// prompt=login get what they want, and auth_time is the moment of the choice.
+// Everything is in memory and made anew at each call, the signing key too. It
+// must not be reachable from outside the machine.
 func NewProvider(cfg ProviderConfig) (http.Handler, error) {
 	issuer, err := url.Parse(cfg.Issuer)
 	if err != nil || issuer.Host == "" || issuer.Path != "" {

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,14 +29,18 @@ type relyingParty struct {
 	oauth2.Config
 }
 
-func newRelyingParty(t *testing.T) *relyingParty {
+func newRelyingParty(t *testing.T, change ...func(*ProviderConfig)) *relyingParty {
 	t.Helper()
 	server := httptest.NewUnstartedServer(nil)
 	issuer := "http://" + server.Listener.Addr().String()
-	handler, err := NewProvider(ProviderConfig{
+	cfg := ProviderConfig{
 		Issuer: issuer, ClientID: "app", ClientSecret: "open sesame",
 		RedirectURIs: []string{"https://authenticate.demo.localhost/oauth2/callback"}, People: People(),
-	})
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	handler, err := NewProvider(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,8 +69,9 @@ func (rp *relyingParty) context() context.Context {
 }
 
 // begin asks for a sign-in and returns the id that the page has in its form.
-func (rp *relyingParty) begin(state, nonce, verifier string) (request string, err error) {
-	response, err := rp.http.Get(rp.AuthCodeURL(state, oidc.Nonce(nonce), oauth2.S256ChallengeOption(verifier)))
+func (rp *relyingParty) begin(state, nonce, verifier string, more ...oauth2.AuthCodeOption) (request string, err error) {
+	options := append([]oauth2.AuthCodeOption{oidc.Nonce(nonce), oauth2.S256ChallengeOption(verifier)}, more...)
+	response, err := rp.http.Get(rp.AuthCodeURL(state, options...))
 	if err != nil {
 		return "", err
 	}
@@ -99,9 +105,9 @@ func (rp *relyingParty) choose(request, person string) (url.Values, error) {
 }
 
 // signIn is the whole flow up to the tokens.
-func (rp *relyingParty) signIn(state, nonce, person string) (*oauth2.Token, error) {
+func (rp *relyingParty) signIn(state, nonce, person string, more ...oauth2.AuthCodeOption) (*oauth2.Token, error) {
 	verifier := oauth2.GenerateVerifier()
-	request, err := rp.begin(state, nonce, verifier)
+	request, err := rp.begin(state, nonce, verifier, more...)
 	if err != nil {
 		return nil, err
 	}
@@ -232,6 +238,49 @@ func TestRefreshRotates(t *testing.T) {
 	}
 	if who, _, err := rp.claims(last); err != nil || !cmp.Equal(who, ana) {
 		t.Errorf("after a narrow refresh the next ID token is about %+v, %v", who, err)
+	}
+}
+
+// Whoever wants a fresh sign-in is told when it was, and a refresh is none.
+func TestFreshSignIn(t *testing.T) {
+	var ahead atomic.Int64
+	rp := newRelyingParty(t, func(cfg *ProviderConfig) {
+		cfg.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	})
+	authTime := func(token *oauth2.Token) int64 {
+		t.Helper()
+		raw, _ := token.Extra("id_token").(string)
+		id, err := rp.provider.Verifier(&oidc.Config{ClientID: "app"}).Verify(rp.context(), raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var claims struct {
+			AuthTime int64 `json:"auth_time"`
+		}
+		if err := id.Claims(&claims); err != nil {
+			t.Fatal(err)
+		}
+		return claims.AuthTime
+	}
+	again := []oauth2.AuthCodeOption{oauth2.SetAuthURLParam("max_age", "900"), oauth2.SetAuthURLParam("prompt", "login")}
+	for range 2 {
+		before := time.Now().Add(time.Duration(ahead.Load())).Unix()
+		token, err := rp.signIn("s", "n", "ana", again...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := authTime(token)
+		if first < before || first > before+60 {
+			t.Errorf("auth_time is %d, want the moment of the choice, %d", first, before)
+		}
+		ahead.Add(int64(2 * time.Hour))
+		token, err = rp.TokenSource(rp.context(), &oauth2.Token{RefreshToken: token.RefreshToken}).Token()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := authTime(token); got != first {
+			t.Errorf("after a refresh auth_time is %d, want still %d", got, first)
+		}
 	}
 }
 

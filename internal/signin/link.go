@@ -19,11 +19,12 @@ const (
 )
 
 // The query parameters of links, named as Pomerium names them, but for
-// ParamFlow, which it does not have.
+// ParamFlow and ParamMaxAge, which it does not have.
 const (
 	ParamRedirectURI      = "pomerium_redirect_uri"
 	ParamIDPID            = "pomerium_idp_id"
 	ParamFlow             = "pomerium_flow"
+	ParamMaxAge           = "pomerium_max_age"
 	ParamProgrammatic     = "pomerium_programmatic"
 	ParamCallbackURI      = "pomerium_callback_uri"
 	ParamSessionEncrypted = "pomerium_session_encrypted"
@@ -42,6 +43,8 @@ const (
 	MaxLinkLife = 15 * time.Minute
 	// Leeway is how far two clocks of the deployment may differ.
 	Leeway = time.Minute
+	// MaxMaxAge is the longest maximum age that a link asks for.
+	MaxMaxAge = 365 * 24 * time.Hour
 
 	maxLink = 32 << 10
 )
@@ -131,16 +134,39 @@ func canonicalHost(u *url.URL) string {
 
 // SignInURL is the signed link to the authenticate host that starts a sign-in
 // and ends it at redirect. flow is Flow.Hash of the flow whose cookie goes to
-// the browser with this link.
-func (k *Keys) SignInURL(authenticate, redirect *url.URL, idpID, flow string, now time.Time) string {
+// the browser with this link. A maxAge above 0 asks for a sign-in that is no
+// older; it is written in whole seconds, from 1 second to MaxMaxAge.
+func (k *Keys) SignInURL(authenticate, redirect *url.URL, idpID, flow string, maxAge time.Duration, now time.Time) string {
 	u := &url.URL{Scheme: authenticate.Scheme, Host: authenticate.Host, Path: SignInPath}
-	u.RawQuery = url.Values{
+	q := url.Values{
 		ParamRedirectURI: {redirect.String()},
 		ParamIDPID:       {idpID},
 		ParamFlow:        {flow},
-	}.Encode()
+	}
+	if maxAge > 0 {
+		// Rounded down to nothing, it would ask for no age at all.
+		maxAge = min(max(maxAge, time.Second), MaxMaxAge)
+		q.Set(ParamMaxAge, strconv.FormatInt(int64(maxAge/time.Second), 10))
+	}
+	u.RawQuery = q.Encode()
 	k.SignLink(u, now, LinkLife)
 	return u.String()
+}
+
+// MaxAge returns the maximum age that the query of a link asks for, 0 for none,
+// or ErrMalformed if SignInURL cannot have written it.
+func MaxAge(q url.Values) (time.Duration, error) {
+	values, asked := q[ParamMaxAge]
+	if !asked {
+		return 0, nil
+	}
+	if len(values) == 1 {
+		n, err := strconv.ParseInt(values[0], 10, 64)
+		if err == nil && n >= 1 && n <= int64(MaxMaxAge/time.Second) && strconv.FormatInt(n, 10) == values[0] {
+			return time.Duration(n) * time.Second, nil
+		}
+	}
+	return 0, fmt.Errorf("read maximum age: %w", ErrMalformed)
 }
 
 // Handoff is what the authenticate host gives to a route's host.

@@ -3,6 +3,7 @@ package signin
 import (
 	"errors"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -174,7 +175,7 @@ func TestLinkTimesMustMakeSense(t *testing.T) {
 func TestSignInURL(t *testing.T) {
 	k := testKeys(t)
 	link := k.SignInURL(parseURL(t, "https://authenticate.example.com:8443"),
-		parseURL(t, "https://app.example.com/a?b=c&d#e"), "idp1", "id.hash", noon)
+		parseURL(t, "https://app.example.com/a?b=c&d#e"), "idp1", "id.hash", 0, noon)
 	u := parseURL(t, link)
 	if err := k.VerifyLink(u, noon); err != nil {
 		t.Fatal(err)
@@ -191,6 +192,67 @@ func TestSignInURL(t *testing.T) {
 	if got := u.Scheme + "://" + u.Host + u.Path; got != "https://authenticate.example.com:8443/.pomerium/sign_in" {
 		t.Errorf("it leads to %s", got)
 	}
+}
+
+func TestMaxAge(t *testing.T) {
+	k := testKeys(t)
+	for _, tt := range []struct {
+		ask     time.Duration
+		written string
+		want    time.Duration
+	}{
+		{0, "", 0},
+		{-time.Second, "", 0},
+		{time.Nanosecond, "1", time.Second},
+		{90*time.Second + 999*time.Millisecond, "90", 90 * time.Second},
+		{MaxMaxAge, "31536000", MaxMaxAge},
+		{MaxMaxAge + time.Hour, "31536000", MaxMaxAge},
+	} {
+		u := parseURL(t, k.SignInURL(parseURL(t, "https://auth.example.com"), parseURL(t, "https://app.example.com/"), "idp1", "id.hash", tt.ask, noon))
+		if err := k.VerifyLink(u, noon); err != nil {
+			t.Errorf("%s: %v", tt.ask, err)
+		}
+		if got := u.Query().Get(ParamMaxAge); got != tt.written || u.Query().Has(ParamMaxAge) != (tt.written != "") {
+			t.Errorf("%s: the link says %q, want %q", tt.ask, got, tt.written)
+		}
+		if got, err := MaxAge(u.Query()); got != tt.want || err != nil {
+			t.Errorf("%s: read back %s, %v, want %s", tt.ask, got, err, tt.want)
+		}
+	}
+	u := parseURL(t, k.SignInURL(parseURL(t, "https://auth.example.com"), parseURL(t, "https://app.example.com/"), "idp1", "id.hash", time.Hour, noon))
+	for name, changed := range map[string]string{
+		"longer": strings.Replace(u.RawQuery, "max_age=3600", "max_age=9600", 1),
+		"gone":   strings.Replace(u.RawQuery, "pomerium_max_age=3600&", "", 1),
+		"twice":  u.RawQuery + "&pomerium_max_age=9600",
+	} {
+		forged := *u
+		forged.RawQuery = changed
+		if err := k.VerifyLink(&forged, noon); err == nil || changed == u.RawQuery {
+			t.Errorf("%s: accepted %s", name, forged.RawQuery)
+		}
+	}
+}
+
+func TestMaxAgeRefuses(t *testing.T) {
+	for _, values := range [][]string{
+		{""}, {"0"}, {"-1"}, {"+1"}, {"01"}, {" 1"}, {"1.5"}, {"1e3"}, {"0x10"}, {"1_0"}, {"5m"}, {"31536001"}, {"9223372036854775808"}, {"1", "1"}, {},
+	} {
+		if got, err := MaxAge(url.Values{ParamMaxAge: values}); got != 0 || !errors.Is(err, ErrMalformed) {
+			t.Errorf("%q: got %s, %v, want ErrMalformed", values, got, err)
+		}
+	}
+}
+
+func FuzzMaxAge(f *testing.F) {
+	for _, s := range []string{"1", "3600", "31536000", "31536001", "+1", "\x00"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got, err := MaxAge(url.Values{ParamMaxAge: {s}})
+		if err == nil && (got < time.Second || got > MaxMaxAge || strconv.FormatInt(int64(got/time.Second), 10) != s) {
+			t.Errorf("%q is read as %s", s, got)
+		}
+	})
 }
 
 func TestHandoff(t *testing.T) {

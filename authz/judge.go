@@ -1,0 +1,232 @@
+package authz
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/countersign/countersign/internal/signin"
+	"github.com/countersign/countersign/policy"
+)
+
+// judge is a policy that can be asked, and what it has said of nobody. Routes
+// whose policies say the same on the same lines share one, which outlives its
+// generation for as long as there is such a policy: what identities remember of
+// it stays good.
+type judge struct {
+	id           uint64
+	evaluator    *policy.Evaluator
+	reads        policy.Reads
+	readsSession bool
+	// name is how logs tell policies apart.
+	name   string
+	nobody memo[verdictKey, *verdict]
+}
+
+func newJudge(id uint64, p *policy.Policy, e *policy.Evaluator) *judge {
+	j := &judge{id: id, evaluator: e, reads: p.Reads(), name: p.Key()[:12]}
+	j.readsSession = j.reads.Session || e.ReadsSession()
+	return j
+}
+
+// judgeKey is the same for policies whose decisions are, reasons and lines
+// included.
+func judgeKey(p *policy.Policy, e *policy.Evaluator) string {
+	key := []byte(p.Key())
+	for _, r := range e.Rules() {
+		key = binary.AppendUvarint(key, uint64(r.Line))
+	}
+	return string(key)
+}
+
+// verdict is a policy's decision, prepared for the log.
+type verdict struct {
+	effect policy.Effect
+	// maxAge is how old the sign-in may be that is asked for, 0 for any age.
+	maxAge time.Duration
+	// refusals are the reasons to show to whom it refused.
+	refusals []policy.Reason
+	// allowed and denied are the codes of the reasons of allow and deny rules.
+	allowed, denied string
+	// line is where the criterion stands that decided, 0 if none did.
+	line int
+}
+
+func newVerdict(d policy.Decision) *verdict {
+	v := &verdict{effect: d.Effect, maxAge: d.MaxAge, refusals: slices.Clone(d.Refusals)}
+	for i := range v.refusals {
+		// What this request had is not what the next one with the same truths
+		// had, and that may be somebody else's.
+		if !personal(v.refusals[i].Code) {
+			v.refusals[i].Had = ""
+		}
+	}
+	v.allowed, v.denied = codesOf(d.Reasons, "allow"), codesOf(d.Reasons, "deny")
+	deciding := d.Refusals
+	if len(deciding) == 0 && d.Effect != policy.Deny {
+		deciding = d.Reasons
+	}
+	if len(deciding) > 0 {
+		v.line = deciding[0].Line
+	}
+	return v
+}
+
+// personal reports whether a reason's Had can only be the principal's own, whom
+// a remembered verdict belongs to.
+func personal(code string) bool {
+	switch code {
+	case "user-ok", "user-unauthorized", "email-ok", "email-unauthorized", "domain-ok", "domain-unauthorized", "acr-ok", "acr-unauthorized":
+		return true
+	}
+	return false
+}
+
+func codesOf(reasons []policy.Reason, action string) string {
+	var codes []string
+	for _, r := range reasons {
+		if r.Action == action && !slices.Contains(codes, r.Code) {
+			codes = append(codes, r.Code)
+		}
+	}
+	return strings.Join(codes, ",")
+}
+
+// verdictKey is all that a decision about one identity depends on.
+type verdictKey struct {
+	judge  uint64
+	truths uint64
+	// records is the revision of those of the person that the policy looks up, 0
+	// for none. Those of the request are among the truths.
+	records uint64
+}
+
+// badPath refuses what policies and upstreams may read differently.
+func badPath() *verdict {
+	return &verdict{denied: "malformed-path", refusals: []policy.Reason{{Code: "malformed-path", Rule: "the path is well-formed"}}}
+}
+
+// badQuery is badPath for policies that read the query.
+func badQuery() *verdict {
+	return &verdict{denied: "malformed-query", refusals: []policy.Reason{{Code: "malformed-query", Rule: "the query is well-formed"}}}
+}
+
+// verdict asks a policy about who, or finds what it said before, and leaves in the
+// input, which is empty at first, what the policy looked at.
+func (s *Server) verdict(ctx context.Context, g *Generation, j *judge, who *identity, r *request, at time.Time, in *policy.Input) (*verdict, error) {
+	plain, query := splitPath(r.Path)
+	path, ok := decodePath(plain)
+	if !ok {
+		return badPath(), nil
+	}
+	in.Request.Method, in.Request.Path, in.Request.Preflight = r.Method, path, r.Preflight
+	memo := &j.nobody
+	if who != nil && j.readsSession {
+		in.Principal = &who.principal
+		memo = &who.verdicts
+	}
+	key := verdictKey{judge: j.id}
+	if !j.plain() {
+		if len(j.reads.Query) > 0 {
+			in.Request.Query, _ = signin.StripQuery(query)
+			if !queryOK(in.Request.Query) {
+				return badQuery(), nil
+			}
+		}
+		s.see(g, j, r, at, in)
+		if len(j.reads.Records) > 0 {
+			known, err := s.identities.records.get(ctx, g.grace, j.reads.Records...)
+			if err != nil {
+				return nil, err
+			}
+			in.Records = known.Records
+			if j.reads.UserRecords {
+				key.records = known.revision
+			}
+		}
+	}
+	return j.ask(ctx, in, key, memo, !s.uncached)
+}
+
+// plain reports whether the policy looks at nothing but the person, the method
+// and the path.
+func (j *judge) plain() bool {
+	r := &j.reads
+	return !r.IP && !r.Certificate && !r.Time && !r.AuthTime && len(r.Headers)+len(r.Query)+len(r.Records) == 0
+}
+
+// see puts into the input what the policy reads of the request.
+func (s *Server) see(g *Generation, j *judge, r *request, at time.Time, in *policy.Input) {
+	if j.reads.IP {
+		in.Request.IP = addressOf(r.address(g.behindProxies))
+	}
+	if j.reads.Time || j.reads.AuthTime {
+		in.Time = at
+	}
+	if len(j.reads.Headers) > 0 {
+		in.Request.Headers = &r.Headers
+	}
+	if j.reads.Certificate {
+		from := g.clients.find(r.Headers.Values(headerCertificate), at, !s.uncached)
+		in.Request.Certificate, in.Request.CertificateProblem = from.certificate, from.problem
+	}
+}
+
+// addressOf is the zero value for what is no address.
+func addressOf(text string) netip.Addr {
+	ip, err := netip.ParseAddr(text)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ip.Unmap().WithZone("")
+}
+
+// ask evaluates the policy or finds what it said before.
+func (j *judge) ask(ctx context.Context, in *policy.Input, key verdictKey, memo *memo[verdictKey, *verdict], remember bool) (*verdict, error) {
+	if remember {
+		key.truths, remember = j.evaluator.Truths(in)
+	}
+	if remember {
+		if v, ok := memo.get(key); ok {
+			return v, nil
+		}
+	}
+	d, err := j.evaluator.Evaluate(ctx, in)
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("evaluate policy: %w", err)
+	}
+	v := newVerdict(d)
+	if remember {
+		memo.put(key, v)
+	}
+	return v, nil
+}
+
+// queryOK reports whether all upstreams read a query in the same way: whether
+// its percent-encoding is good, and whether no semicolon is in it, which to some
+// divides parameters.
+func queryOK(query string) bool {
+	for i := 0; i < len(query); i++ {
+		switch query[i] {
+		case ';':
+			return false
+		case '%':
+			if i+2 >= len(query) || !hexDigit(query[i+1]) || !hexDigit(query[i+2]) {
+				return false
+			}
+			i += 2
+		}
+	}
+	return true
+}
+
+func hexDigit(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
+}
