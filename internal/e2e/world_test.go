@@ -431,6 +431,12 @@ func (w *world) cli(t testing.TB, args ...string) result {
 	if args[0] != "verify" && args[0] != "keys" {
 		args = append(args, "--config", w.config)
 	}
+	return w.cliWithout(t, args...)
+}
+
+// cliWithout runs a command of the binary as it is given.
+func (w *world) cliWithout(t testing.TB, args ...string) result {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	c := exec.CommandContext(ctx, countersign, args...)
