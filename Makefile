@@ -26,8 +26,11 @@ run: build $(envoy) ## start the demo and print the URL to open
 test: $(envoy) chromium ## run every test: unit, golden, real Envoy, real browser
 	go test -p 2 -timeout 12m ./... </dev/null
 
-bench: $(envoy) ## print the numbers of the hot path
+bench: $(envoy) ## print the numbers of the hot path, and compare 100,000 random decisions with the reference
 	go test -run '^$$' -bench '^BenchmarkNumbers$$' -benchtime 1x -timeout 15m ./internal/e2e </dev/null
+	go test -run '^$$' -bench '^Benchmark(Verdict|Scale)$$' ./authz </dev/null
+	go test -run '^$$' -bench '^BenchmarkEvaluate$$' ./policy </dev/null
+	go test -run '^$$' -bench '^BenchmarkEquivalence$$' -benchtime 100000x -timeout 10m ./policy </dev/null
 
 lint: ## check format, vet and the budgets of .golangci.yml
 	@unformatted=$$(gofmt -l .); \

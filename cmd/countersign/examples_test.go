@@ -48,3 +48,14 @@ func TestExampleOfTwoServices(t *testing.T) {
 		})
 	}
 }
+
+// TestExampleOfPolicies runs the tests that stand beside the example. Every rule of
+// its policies is decisive in one of them.
+func TestExampleOfPolicies(t *testing.T) {
+	t.Setenv("IDP_CLIENT_SECRET", "hidden")
+	var out, errs strings.Builder
+	args := []string{"policy", "test", "--config", "../../examples/policies/config.yaml", "../../examples/policies/tests.yaml"}
+	if code := run(t.Context(), args, &out, &errs); code != 0 || errs.Len() > 0 || strings.Contains(out.String(), "never decisive") {
+		t.Errorf("exit code %d\n%s%s", code, &out, &errs)
+	}
+}

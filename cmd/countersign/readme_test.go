@@ -34,23 +34,7 @@ func TestReadme(t *testing.T) {
 		t.Errorf("validate: exit code %d\n%s", code, &stderr)
 	}
 
-	commands := regexp.MustCompile(`(?m)^bin/countersign (.*?)(?:  +#.*)?$`).FindAllStringSubmatch(readme, -1)
-	if len(commands) < 6 {
-		t.Errorf("found %d commands only", len(commands))
-	}
-	for _, c := range commands {
-		args := strings.Fields(strings.ReplaceAll(c[1], `"$ASSERTION"`, "TOKEN"))
-		command, rest, err := newRoot().Find(args)
-		if err == nil {
-			err = command.ParseFlags(rest)
-		}
-		if err == nil {
-			err = command.ValidateArgs(command.Flags().Args())
-		}
-		if err != nil || !command.Runnable() {
-			t.Errorf("countersign %s: %v", c[1], err)
-		}
-	}
+	documentedCommands(t, readme, 6)
 
 	explain := []string{"policy", "explain", "--config", path, "--route", "https://app.example.com", "--email", "ana@example.com"}
 	stdout.Reset()

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/countersign/countersign/policy"
+)
+
+// TestPolicyDocument keeps docs/policy.md true: its policies compile and its
+// linter has nothing to say of them, its configuration and its tests are valid, its
+// commands exist with the flags that it gives them, and it names every criterion.
+func TestPolicyDocument(t *testing.T) {
+	raw, err := os.ReadFile("../../docs/policy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	document := string(raw)
+	var policies, configs, tests int
+	for _, block := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(document, -1) {
+		switch text := block[1]; {
+		case strings.HasPrefix(text, "- "):
+			policies++
+			documentedPolicy(t, text)
+		case strings.HasPrefix(text, "policies:"):
+			configs++
+			text += "idp_provider_url: https://idp.example.com\nidp_client_id: x\nidp_client_secret: y\n"
+			runs(t, 0, map[string]string{"config.yaml": text}, "validate", "--config", "config.yaml")
+		case strings.HasPrefix(text, "tests:"):
+			tests++
+			const config = "routes:\n  - name: App\n    from: https://app.example.com\n    to: http://127.0.0.1:1\n    policy:\n      - allow: {or: [domain: example.com]}\n"
+			runs(t, 0, map[string]string{"config.yaml": config, "tests.yaml": text}, "policy", "test", "--config", "config.yaml", "tests.yaml")
+		default:
+			t.Errorf("what is this?\n%s", text)
+		}
+	}
+	if policies < 4 || configs != 1 || tests != 1 {
+		t.Errorf("found %d policies, %d configurations and %d tests", policies, configs, tests)
+	}
+	documentedCommands(t, document, 6)
+	for _, name := range policy.Criteria() {
+		if !strings.Contains(document, "`"+name) {
+			t.Errorf("%s is not described", name)
+		}
+	}
+}
+
+func documentedPolicy(t *testing.T, text string) {
+	t.Helper()
+	var n yaml.Node
+	if err := yaml.Unmarshal([]byte(text), &n); err != nil {
+		t.Fatal(err)
+	}
+	p, problems := policy.Parse(&n, nil)
+	problems = append(problems, policy.Lint(p)...)
+	if len(problems) > 0 {
+		t.Errorf("%v of\n%s", problems, text)
+		return
+	}
+	if _, err := policy.Compile(t.Context(), p); err != nil {
+		t.Errorf("%v\n%s", err, text)
+	}
+}
+
+// runs runs a command in a folder with these files and expects an exit code and,
+// where that is 0, nothing on stderr.
+func runs(t *testing.T, want int, files map[string]string, args ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	args = append([]string{}, args...)
+	for i, arg := range args {
+		if _, ok := files[arg]; ok {
+			args[i] = filepath.Join(dir, arg)
+		}
+	}
+	var stdout, stderr bytes.Buffer
+	if code := run(t.Context(), args, &stdout, &stderr); code != want || want == 0 && stderr.Len() > 0 {
+		t.Errorf("countersign %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), code, want, &stdout, &stderr)
+	}
+	return stdout.String()
+}
+
+// documentedCommands holds the commands of a document to exist, with the flags that
+// it gives them.
+func documentedCommands(t *testing.T, document string, atLeast int) {
+	t.Helper()
+	commands := regexp.MustCompile(`(?m)^bin/countersign (.*?)(?:  +#.*)?$`).FindAllStringSubmatch(document, -1)
+	if len(commands) < atLeast {
+		t.Errorf("found %d commands only", len(commands))
+	}
+	for _, c := range commands {
+		args := strings.Fields(strings.ReplaceAll(c[1], `"$ASSERTION"`, "TOKEN"))
+		command, rest, err := newRoot().Find(args)
+		if err == nil {
+			err = command.ParseFlags(rest)
+		}
+		if err == nil {
+			err = command.ValidateArgs(command.Flags().Args())
+		}
+		if err != nil || !command.Runnable() {
+			t.Errorf("countersign %s: %v", c[1], err)
+		}
+	}
+}
