@@ -45,6 +45,8 @@ func (l *loader) unseenHeader(name string) (why, hint string) {
 		return "holds credentials, which are not for policies to compare", "use criteria about who signed in, such as email or groups"
 	case is("x-forwarded-client-cert"):
 		return "holds credentials, which are not for policies to compare", "use client_certificate"
+	case is("x-forwarded-for"):
+		return "says whatever a client wants it to say, but for its end", "use source_ip"
 	case strings.HasPrefix(folded, "x-pomerium-"):
 		return "holds credentials, which are not for policies to compare", "use criteria about who signed in, such as email or claim/NAME"
 	case strings.HasPrefix(folded, "x-envoy-"), strings.HasPrefix(folded, "x-countersign-"), slices.ContainsFunc(RemovedHeaders(), is):

@@ -123,8 +123,11 @@ func (k kind) holds(code string) bool {
 // aboutSession reports whether the criterion looks at who is asking, and so is
 // false where nobody is.
 func (c *criterion) aboutSession() bool {
-	if m, ok := c.operand.(*recordMatch); ok {
+	switch m := c.operand.(type) {
+	case *recordMatch:
 		return m.by.session()
+	case *moduleRule:
+		return m.readsSession()
 	}
 	return c.kind.session
 }
@@ -145,6 +148,20 @@ func (c criterion) String() string {
 		return name
 	}
 	return c.operand.phrase(name)
+}
+
+// told is the criterion as whoever it refused may see it. What is compared is left
+// out where it may be a secret or say what the network behind is like.
+func (c *criterion) told() string {
+	switch c.kind.data {
+	case repeated, networks, certificate, record, module:
+		name := c.kind.name
+		if c.kind.takesPath() {
+			name += "/" + plain(c.path)
+		}
+		return name + " matches"
+	}
+	return c.String()
 }
 
 // plain quotes a value only if it could be misread otherwise.

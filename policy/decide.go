@@ -83,7 +83,10 @@ func (e *Evaluator) decision(o outcome, in *Input) Decision {
 	d := Decision{Reasons: make([]Reason, 0, len(e.asks))}
 	allows := 0
 	r := e.rule(o, func(cl *clause, c *criterion, number int, code string) {
-		d.Reasons = append(d.Reasons, Reason{code, string(cl.action), e.asks[number], c.line, c.had(in), c.aboutRequest()})
+		d.Reasons = append(d.Reasons, Reason{
+			Code: code, Action: string(cl.action), Rule: e.asks[number], Told: e.told[number],
+			Line: c.line, Had: c.had(in), OfRequest: c.aboutRequest(),
+		})
 		if cl.action == allow {
 			allows++
 		}

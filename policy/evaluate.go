@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -73,6 +74,10 @@ type Reason struct {
 	// Rule is what the criterion asks, such as "domain is example.com" or
 	// "not (email is a@example.com)".
 	Rule string `json:"rule"`
+	// Told is what of Rule whoever was refused may be told. What a header, a
+	// parameter, an address, a certificate or a record is compared with is not in
+	// it: to know it may be all that it takes.
+	Told string `json:"-"`
 	// Line is where the criterion is written, 0 if nowhere.
 	Line int `json:"line"`
 	// Had is what the caller had instead of what Rule asks: an address, a domain, a
@@ -101,8 +106,9 @@ type Evaluator struct {
 	query   *query
 	policy  *Policy
 	clauses []clause
-	// asks are the criteria, by number less one, as reasons show them.
-	asks []string
+	// asks are the criteria, by number less one, as reasons show them, and told as
+	// they show them to whom they refused.
+	asks, told []string
 }
 
 // query is what evaluators of equal policies share: it knows no lines.
@@ -118,6 +124,7 @@ type query struct {
 	foreign bool
 	// asksAge is whether there is an auth_time.
 	asksAge bool
+	reads   Reads
 }
 
 // compileTimeout bounds what a policy can make a compiler do. Without rules in Rego
@@ -185,7 +192,8 @@ func build(ctx context.Context, p *Policy) (*Evaluator, error) {
 	}
 	q.inputs = readInputs(p)
 	q.truths, q.cacheable = readTruths(p)
-	q.asksAge = p.Reads().AuthTime
+	q.reads = p.Reads()
+	q.asksAge = q.reads.AuthTime
 	return (&Evaluator{query: q}).For(p), nil
 }
 
@@ -206,12 +214,12 @@ func capabilities() *ast.Capabilities {
 func (e *Evaluator) For(p *Policy) *Evaluator {
 	result := &Evaluator{query: e.query, policy: p, clauses: p.clauses()}
 	for _, cl := range result.clauses {
-		for _, c := range cl.criteria {
-			asks := c.String()
+		for i := range cl.criteria {
+			asks, told := cl.criteria[i].String(), cl.criteria[i].told()
 			if cl.inverts() {
-				asks = "not (" + asks + ")"
+				asks, told = "not ("+asks+")", "not ("+told+")"
 			}
-			result.asks = append(result.asks, asks)
+			result.asks, result.told = append(result.asks, asks), append(result.told, told)
 		}
 	}
 	return result
@@ -219,6 +227,10 @@ func (e *Evaluator) For(p *Policy) *Evaluator {
 
 // ReadsSession reports whether the decision can depend on who asks.
 func (e *Evaluator) ReadsSession() bool { return e.query.inputs.session != nil }
+
+// Foreign reports whether people wrote some of the policy's Rego: to evaluate it
+// may take up to a second of a processor.
+func (e *Evaluator) Foreign() bool { return e.query.foreign }
 
 // Evaluate decides. An error, a context that has ended included, is never a
 // decision: the caller cannot tell who may enter.
@@ -258,8 +270,49 @@ func (o outcome) truth(i int) bool { return bool(o.elements.Elem(o.operators + i
 // evaluateTimeout bounds what rules that people wrote in Rego may take.
 const evaluateTimeout = time.Second
 
+// mostForeign is the longest text of a request that a rule in Rego is given: what
+// it makes of one may be many times as long.
+const mostForeign = 8 << 10
+
+// fit reports whether rules in Rego may be given what they read of a request.
+func (e *Evaluator) fit(r *Request) bool {
+	if len(r.Path) > mostForeign || len(e.query.reads.Query) > 0 && len(r.Query) > mostForeign {
+		return false
+	}
+	for _, name := range e.query.reads.Headers {
+		size := 0
+		if r.Headers != nil {
+			for _, value := range r.Headers.Values(name) {
+				size += len(value)
+			}
+		}
+		if size > mostForeign {
+			return false
+		}
+	}
+	return true
+}
+
+// withoutValues is an error of an evaluation as logs may have it: what Rego says of
+// a function's mistake has the function's operands in it.
+func withoutValues(err error) error {
+	var rule *topdown.Error
+	if !errors.As(err, &rule) || rule.Code != topdown.BuiltinErr {
+		return err
+	}
+	function, _, _ := strings.Cut(rule.Message, ":")
+	row := 0
+	if rule.Location != nil {
+		row = rule.Location.Row
+	}
+	return fmt.Errorf("%s: %s failed in line %d of the module", rule.Code, function, row)
+}
+
 func (e *Evaluator) run(ctx context.Context, in *Input) (outcome, error) {
 	if e.query.foreign {
+		if !e.fit(&in.Request) {
+			return outcome{}, fmt.Errorf("evaluate policy: the request has a text of more than %d bytes, too long for a rule in Rego", mostForeign)
+		}
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, evaluateTimeout)
 		defer cancel()
@@ -286,7 +339,7 @@ func (e *Evaluator) run(ctx context.Context, in *Input) (outcome, error) {
 		err = ctx.Err()
 	}
 	if err != nil {
-		return outcome{}, fmt.Errorf("evaluate policy: %w", err)
+		return outcome{}, fmt.Errorf("evaluate policy: %w", withoutValues(err))
 	}
 	o, ok := e.outcome(result)
 	if !ok {

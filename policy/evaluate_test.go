@@ -164,19 +164,19 @@ func TestRefusalsSayWhatWasMissing(t *testing.T) {
 			"what allows and was not met",
 			Input{Principal: &Principal{UserID: "m", Email: "m@evil.com"}, Request: Request{Method: "GET"}},
 			[]Reason{
-				{"domain-unauthorized", "allow", "domain is good.com", 4, "evil.com", false},
-				{"groups-unauthorized", "allow", "groups has staff", 5, "", false},
+				{"domain-unauthorized", "allow", "domain is good.com", "domain is good.com", 4, "evil.com", false},
+				{"groups-unauthorized", "allow", "groups has staff", "groups has staff", 5, "", false},
 			},
 		},
 		{
 			"what denies",
 			Input{Principal: &Principal{UserID: "e", Email: "eve@good.com"}, Request: Request{Method: "GET"}},
-			[]Reason{{"email-ok", "deny", "email is eve@good.com", 10, "eve@good.com", false}},
+			[]Reason{{"email-ok", "deny", "email is eve@good.com", "email is eve@good.com", 10, "eve@good.com", false}},
 		},
 		{
 			"what denies by not being so",
 			Input{Principal: &Principal{UserID: "a", Email: "a@good.com"}, Request: Request{Method: "POST"}},
-			[]Reason{{"http-method-unauthorized", "deny", "not (http_method is GET)", 8, "POST", true}},
+			[]Reason{{"http-method-unauthorized", "deny", "not (http_method is GET)", "not (http_method is GET)", 8, "POST", true}},
 		},
 		{"nothing when admitted", Input{Principal: &Principal{UserID: "a", Email: "a@good.com"}, Request: Request{Method: "GET"}}, nil},
 	}
@@ -255,10 +255,10 @@ func TestLegacy(t *testing.T) {
 	}
 	d, err := e.Evaluate(t.Context(), &Input{Principal: &Principal{UserID: "9", Email: "y@evil.com"}})
 	want := []Reason{
-		{"non-cors-request", "allow", "cors_preflight", 3, "", true},
-		{"domain-unauthorized", "allow", "domain is good.com", 5, "evil.com", false},
-		{"user-unauthorized", "allow", "user is one of id-7, x@evil.com", 7, "9", false},
-		{"email-unauthorized", "allow", "email is one of id-7, x@evil.com", 7, "y@evil.com", false},
+		{"non-cors-request", "allow", "cors_preflight", "cors_preflight", 3, "", true},
+		{"domain-unauthorized", "allow", "domain is good.com", "domain is good.com", 5, "evil.com", false},
+		{"user-unauthorized", "allow", "user is one of id-7, x@evil.com", "user is one of id-7, x@evil.com", 7, "9", false},
+		{"email-unauthorized", "allow", "email is one of id-7, x@evil.com", "email is one of id-7, x@evil.com", 7, "y@evil.com", false},
 	}
 	if diff := cmp.Diff(want, d.Refusals); err != nil || diff != "" {
 		t.Errorf("refusals of a stranger: %v (-want +got):\n%s", err, diff)

@@ -33,6 +33,9 @@ func (m *moduleRule) phrase(string) string { return "rego " + m.rule }
 func (m *moduleRule) key() string { return m.rule + " " + m.source }
 
 func (m *moduleRule) alternatives(*criterion, string) [][]string {
+	if m.readsSession() {
+		return [][]string{{"input.session != null", m.holds()}}
+	}
 	return [][]string{{m.holds()}}
 }
 
@@ -213,6 +216,7 @@ func (p *parser) moduleRefs(e entry, m *ast.Module) []string {
 			refuse(i.Location, "nothing can be imported, found "+path)
 		}
 	}
+	whole := comparesSession(m)
 	var look func(t *ast.Term) bool
 	look = func(t *ast.Term) bool {
 		ref, ok := t.Value.(ast.Ref)
@@ -229,6 +233,9 @@ func (p *parser) moduleRefs(e entry, m *ast.Module) []string {
 			refuse(t.Location, "there is no data: records are looked up by the criterion record")
 		case "input":
 			path, message := inputPath(ref)
+			if path == "session" && !whole[t] {
+				message = nameAPart + "; the whole of it can only be compared with null"
+			}
 			if message != "" {
 				refuse(t.Location, message)
 			} else if !slices.Contains(refs, path) {
@@ -248,6 +255,7 @@ func (p *parser) moduleRefs(e entry, m *ast.Module) []string {
 		refuse(w.Location, "with has no place in a policy: it would make the input up")
 		return false
 	})
+	moduleTypes(m, refuse)
 	slices.Sort(refs)
 	return refs
 }
@@ -337,9 +345,9 @@ func ruleCapabilities() *ast.Capabilities {
 	allowed := strings.Fields(`
 		eq assign equal neq lt lte gt gte plus minus mul div rem abs ceil floor round
 		and or minus count sum product max min sort all any internal.member_2 internal.member_3
-		array.concat array.reverse array.slice intersection union
+		array.reverse array.slice intersection union
 		object.get object.keys object.union object.subset object.filter object.remove
-		concat contains endswith startswith indexof indexof_n lower upper replace split substring
+		concat contains endswith startswith indexof indexof_n lower upper split substring
 		trim trim_left trim_prefix trim_right trim_space trim_suffix strings.any_prefix_match strings.any_suffix_match
 		strings.count strings.reverse format_int to_number
 		regex.match regex.is_valid regex.split regex.find_n glob.match glob.quote_meta

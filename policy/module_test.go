@@ -39,6 +39,18 @@ func TestModulesThatAreRefused(t *testing.T) {
 		{"nothing made out of a number", `allow if count(numbers.range(1, 1e9)) > 1`, "undefined function numbers.range"},
 		{"no walk", `allow if walk(input.session.groups, ["x", _])`, "undefined function walk"},
 		{"no trace", `allow if trace("x")`, "undefined function trace"},
+		{"no whole session for a truth", `allow if input.session`, "can only be compared with null"},
+		{"no whole session in a variable", `allow if { s := input.session; s != null }`, "can only be compared with null"},
+		{"no list against a text", `deny if input.http.headers["x-team"] == "bad"`, "is a list, and is compared with a text"},
+		{"no list against a text, the other way round", `deny if "bad" != input.session.claims["a"]`, "is a list, and is compared with a text"},
+		{"nothing in a text", `deny if "banned" in input.session.email`, "is a text: nothing is in it"},
+		{"nothing of a text", `deny if { some x in input.session.email; x == "a" }`, "is a text: nothing is in it"},
+		{"no time against a date", `allow if input.time < "2020-01-01T00:00:00Z"`, "is a number, and is compared with a text: write time.parse_rfc3339_ns"},
+		{"no truth against a text", `deny if input.session.service_account == "true"`, "is true or false, and is compared with a text"},
+		{"no text against a truth", `deny if input.http.client_certificate_problem == true`, "is a text, and is compared with true or false"},
+		{"no comparison within another", `deny if count([1 | input.session.groups == "a"]) > 0`, "is a list, and is compared with a text"},
+		{"no replace", `allow if replace("a", "a", "aa") == "aa"`, "undefined function replace"},
+		{"no array.concat", `allow if count(array.concat([1], [2])) == 2`, "undefined function array.concat"},
 		{"no print", `allow if print(input.session.email)`, "print has no place in a policy"},
 		{"no tokens verified", `allow if io.jwt.decode(input.http.headers.x[0])[1].admin`, "undefined function io.jwt.decode"},
 		{"no keys and signatures", `allow if crypto.hmac.sha256("a", "b") == ""`, "undefined function crypto.hmac.sha256"},
@@ -117,7 +129,9 @@ func TestModules(t *testing.T) {
 		{"a false allow does not", `allow if input.session.email == "bob@x.com"`, ana, Deny, "rego-unauthorized"},
 		{"one that looks at the session asks a stranger to sign in", `allow if input.session.email == "bob@x.com"`, nil, SignIn, "user-unauthenticated"},
 		{"so does one that is false outright", "default allow := false\nallow if input.session.email == \"x\"", nil, SignIn, "user-unauthenticated"},
-		{"one that allows a stranger allows", "allow if input.session == null", nil, Allow, "rego-ok"},
+		{"one that looks at the session never allows a stranger", "allow if input.session == null", nil, SignIn, "user-unauthenticated"},
+		{"not even for what they are not", `allow if count({g | some g in input.session.groups; g == "banned"}) == 0`, nil, SignIn, "user-unauthenticated"},
+		{"nor where it would allow anyone", "allow if input.http.method == \"GET\"\nallow if input.session.email == \"x\"", nil, SignIn, "user-unauthenticated"},
 		{"one that does not look never asks", `allow if input.http.method == "POST"`, nil, Deny, "rego-unauthorized"},
 		{"a deny denies", "allow if true\ndeny if \"staff\" in input.session.groups", ana, Deny, "rego-ok"},
 		{"a deny that looks asks a stranger", "allow if true\ndeny if \"staff\" in input.session.groups", nil, SignIn, "user-unauthenticated"},
@@ -331,7 +345,7 @@ func interpretModule(text string, s scene, actions map[string][]verdict) {
 			continue
 		}
 		v := reason(rule(&s.Input), "rego-ok", "rego-unauthorized")
-		if !v.value && m.readsWho && s.Principal == nil {
+		if m.readsWho && s.Principal == nil {
 			v = verdict{false, map[string]bool{"user-unauthenticated": true}}
 		}
 		actions[action] = append(actions[action], v)

@@ -45,8 +45,8 @@ func Parse(n *yaml.Node, named map[string]*Policy) (*Policy, []Problem) {
 		return &Policy{}, p.problems
 	}
 	policy := &Policy{rules: p.policy(n)}
-	if criteria := policy.count(); criteria > maxNodes {
-		p.problem(n, "", "policy has %d criteria, those of the policies it names included; at most %d", criteria, maxNodes)
+	if criteria := max(policy.count(), p.rulesNamed); criteria > maxNodes {
+		p.problem(n, "", "policy has %d rules and criteria, those of the policies it names included; at most %d", criteria, maxNodes)
 		policy = &Policy{}
 	}
 	slices.SortStableFunc(p.problems, func(a, b Problem) int {
@@ -55,9 +55,9 @@ func Parse(n *yaml.Node, named map[string]*Policy) (*Policy, []Problem) {
 	return policy, p.problems
 }
 
-// count is how many criteria there are.
+// count is how many rules and criteria there are.
 func (p *Policy) count() int {
-	n := 0
+	n := len(p.rules)
 	for _, r := range p.rules {
 		for _, o := range r.operators {
 			n += len(o.criteria)
@@ -70,6 +70,8 @@ func (p *Policy) count() int {
 type parser struct {
 	named    map[string]*Policy
 	problems []Problem
+	// rulesNamed counts the rules of the policies that were named.
+	rulesNamed int
 }
 
 func (p *parser) problem(n *yaml.Node, hint, format string, args ...any) {
@@ -137,6 +139,11 @@ func (p *parser) policy(n *yaml.Node) []rule {
 // reference finds the rules of a policy that is named instead of written.
 func (p *parser) reference(n *yaml.Node) []rule {
 	if named, ok := p.named[n.Value]; ok {
+		// What policies name policies for multiplies: the count refuses it in the
+		// end, and must not come too late.
+		if p.rulesNamed += len(named.rules); p.rulesNamed > maxNodes {
+			return nil
+		}
 		return named.rules
 	}
 	const write = `write "allow:" with an operator below it`

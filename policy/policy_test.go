@@ -2,9 +2,13 @@ package policy
 
 import (
 	"context"
+	"fmt"
+	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
 )
 
 func TestSensiblePoliciesHaveNoFindings(t *testing.T) {
@@ -302,4 +306,99 @@ func TestRequireCertificate(t *testing.T) {
 			t.Errorf("%s: refusals %+v, want one of line 9", input, d.Refusals)
 		}
 	}
+}
+
+// TestWhatMayBeTold: whoever was refused learns no value that could be all that it
+// takes to get in, and nothing about the network behind.
+func TestWhatMayBeTold(t *testing.T) {
+	secrets := []string{"s3cr3t", "10.9.8", "0a0a0a0a", "employee", "level"}
+	e := compile(t, parse(t, `
+- allow:
+    and:
+      - header/x-origin-verify: s3cr3t
+      - query/key: {starts_with: s3cr3t}
+      - user_agent: {contains: s3cr3t}
+      - source_ip: 10.9.8.0/24
+      - client_certificate: {fingerprint: 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a}
+      - record: {by: request.ip, type: employee, field: level, is: s3cr3t}
+- allow: {not: [header/x-origin-verify: s3cr3t]}
+- deny: {not: [source_ip: 10.9.8.0/24]}
+- deny: {or: [header/x-origin-verify: {not: s3cr3t}]}
+`))
+	d, err := e.Evaluate(t.Context(), &Input{Request: Request{Headers: headerMap{"x-origin-verify": {"wrong"}}}})
+	if err != nil || d.Effect != Deny || len(d.Refusals) == 0 {
+		t.Fatalf("%+v, %v", d, err)
+	}
+	for _, r := range d.Reasons {
+		if r.Told == "" || r.Rule == "" {
+			t.Errorf("nothing is told of %+v", r)
+		}
+		for _, secret := range secrets {
+			if strings.Contains(r.Told, secret) || strings.Contains(r.Had, secret) {
+				t.Errorf("%q tells %s", r.Told, secret)
+			}
+		}
+	}
+	open := compile(t, parse(t, `allow: {and: [domain: x.com]}`))
+	d, err = open.Evaluate(t.Context(), &Input{Principal: &Principal{UserID: "u", Email: "a@y.com"}})
+	if err != nil || d.Refusals[0].Told != "domain is x.com" {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
+
+// TestErrorsHoldNoValues: what Rego says of a function that failed has the values
+// in it that the function was given.
+func TestErrorsHoldNoValues(t *testing.T) {
+	p, problems := regoPolicy(t, `allow if to_number(input.http.headers["x-api-key"][0]) > 1`)
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	e := compile(t, p)
+	for _, value := range []string{"hunter2-header", strings.Repeat("hunter2", 10_000)} {
+		_, err := e.Evaluate(t.Context(), &Input{Request: Request{Headers: headerMap{"x-api-key": {value}}}})
+		if err == nil || strings.Contains(err.Error(), "hunter2") || len(err.Error()) > 300 {
+			t.Errorf("error %.400v", err)
+		}
+	}
+}
+
+// TestNetworksOfRecords: how an id is written, and in which order records come,
+// does not change which of them an address finds.
+func TestNetworksOfRecords(t *testing.T) {
+	record := func(id string) Record {
+		return Record{Type: "net", ID: id, Fields: map[string]any{"id": id}}
+	}
+	for range 20 {
+		a, b := NewRecords([]Record{record("10.0.0.1"), record("10.0.0.1/32"), record("::ffff:10.0.0.1")}),
+			NewRecords([]Record{record("::ffff:10.0.0.1"), record("10.0.0.1/32"), record("10.0.0.1")})
+		for _, records := range []*Records{a, b} {
+			if fields, ok := records.FindAddress("net", netip.MustParseAddr("10.0.0.1")); !ok || fields["id"] != "10.0.0.1" {
+				t.Fatalf("found %v, %t", fields, ok)
+			}
+		}
+	}
+	fields, ok := NewRecords([]Record{record("10.0.0.1/8")}).FindAddress("net", netip.MustParseAddr("10.0.0.1"))
+	if !ok || fields["id"] != "10.0.0.1/8" {
+		t.Errorf("found %v, %t", fields, ok)
+	}
+}
+
+// TestNamedPoliciesDoNotMultiply: policies that name one another twice each double.
+func TestNamedPoliciesDoNotMultiply(t *testing.T) {
+	named := map[string]*Policy{"p0": parse(t, "allow: {or: []}")}
+	for i := range 40 {
+		var n yaml.Node
+		if err := yaml.Unmarshal(fmt.Appendf(nil, "[p%d, p%d]", i, i), &n); err != nil {
+			t.Fatal(err)
+		}
+		p, problems := Parse(&n, named)
+		if len(problems) > 0 {
+			if !strings.Contains(problems[0].Message, "at most") {
+				t.Error(problems)
+			}
+			return
+		}
+		named[fmt.Sprintf("p%d", i+1)] = p
+	}
+	t.Error("2^40 rules were taken")
 }

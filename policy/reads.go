@@ -13,8 +13,8 @@ type Reads struct {
 	// paths that claims are read at.
 	Groups, Devices, AuthTime bool
 	Claims                    []string
-	// Path, IP, Certificate and Time are about the request.
-	Path, IP, Certificate, Time bool
+	// Method, Path, IP, Certificate and Time are about the request.
+	Method, Path, IP, Certificate, Time bool
 	// Headers are names in lower case, Query those of parameters.
 	Headers, Query []string
 	// Records are the types of the records looked up; UserRecords is whether some
@@ -69,6 +69,8 @@ func (r *Reads) add(ref string) {
 		insert(&r.Claims, name)
 	case "session.acr", "session.amr":
 		insert(&r.Claims, strings.TrimPrefix(part, "session."))
+	case "http.method":
+		r.Method = true
 	case "http.path":
 		r.Path = true
 	case "http.ip":

@@ -1,8 +1,10 @@
 package policy
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // Record is a fact from outside, such as an employee's department or who owns a
@@ -15,68 +17,96 @@ type Record struct {
 
 // Records are found by type and id. The zero value, and nil, have none. It is
 // immutable.
-type Records struct {
-	byID     map[recordID]map[string]any
-	networks map[string]*networkIndex
-}
+type Records struct{ types map[string]*recordIndex }
 
-type recordID struct{ typ, id string }
-
-// networkIndex has the records of one type whose ids are networks.
-type networkIndex struct {
-	fields map[netip.Prefix]map[string]any
-	// bits are the lengths that occur, the longest first.
-	bits []int
+// recordIndex has the records of one type.
+type recordIndex struct {
+	byID map[string]map[string]any
+	// networks are those whose ids are networks, bits the lengths that occur, the
+	// longest first.
+	networks map[netip.Prefix]map[string]any
+	bits     []int
 }
 
 // NewRecords indexes records. An id that is an address or a network in CIDR
-// notation is found by the addresses in it, the narrowest network first.
+// notation is found by the addresses in it, the narrowest network first. Of two ids
+// that mean the same network the lesser text counts, and bits of an id beyond its
+// mask do not.
 func NewRecords(records []Record) *Records {
-	r := &Records{byID: make(map[recordID]map[string]any, len(records)), networks: map[string]*networkIndex{}}
+	records = slices.SortedFunc(slices.Values(records), func(a, b Record) int { return strings.Compare(a.ID, b.ID) })
+	r := &Records{types: map[string]*recordIndex{}}
 	for _, record := range records {
-		r.byID[recordID{record.Type, record.ID}] = record.Fields
-		network, problem := parseNetwork(record.ID)
-		if problem != "" {
+		index := r.types[record.Type]
+		if index == nil {
+			index = &recordIndex{byID: map[string]map[string]any{}, networks: map[netip.Prefix]map[string]any{}}
+			r.types[record.Type] = index
+		}
+		index.byID[record.ID] = record.Fields
+		network, ok := networkOf(record.ID)
+		if !ok {
 			continue
 		}
-		index := r.networks[record.Type]
-		if index == nil {
-			index = &networkIndex{fields: map[netip.Prefix]map[string]any{}}
-			r.networks[record.Type] = index
+		if _, taken := index.networks[network]; taken {
+			continue
 		}
-		index.fields[network] = record.Fields
+		index.networks[network] = record.Fields
 		if !slices.Contains(index.bits, network.Bits()) {
 			index.bits = append(index.bits, network.Bits())
 		}
 	}
-	for _, index := range r.networks {
+	for _, index := range r.types {
 		slices.SortFunc(index.bits, func(a, b int) int { return b - a })
 	}
 	return r
 }
 
+// JoinRecords has the records of all sets, each of which has types of its own, and
+// indexes none anew. Of a type that two have, the last set's count.
+func JoinRecords(sets ...*Records) *Records {
+	joined := &Records{types: map[string]*recordIndex{}}
+	for _, r := range sets {
+		if r != nil {
+			maps.Copy(joined.types, r.types)
+		}
+	}
+	return joined
+}
+
+// networkOf is the network that the id of a record means.
+func networkOf(id string) (netip.Prefix, bool) {
+	if network, problem := parseNetwork(id); problem == "" {
+		return network, true
+	}
+	network, err := netip.ParsePrefix(id)
+	if err != nil {
+		return netip.Prefix{}, false
+	}
+	network, problem := parseNetwork(network.Masked().String())
+	return network, problem == ""
+}
+
 // Find returns the fields of the record of this type and id.
 func (r *Records) Find(typ, id string) (fields map[string]any, ok bool) {
-	if r == nil {
+	if r == nil || r.types[typ] == nil {
 		return nil, false
 	}
-	fields, ok = r.byID[recordID{typ, id}]
+	fields, ok = r.types[typ].byID[id]
 	return fields, ok
 }
 
 // FindAddress returns the fields of the record of this type whose id is the
 // narrowest network that holds ip.
 func (r *Records) FindAddress(typ string, ip netip.Addr) (fields map[string]any, ok bool) {
-	if r == nil || r.networks[typ] == nil || !ip.IsValid() {
+	if r == nil || r.types[typ] == nil || !ip.IsValid() {
 		return nil, false
 	}
-	ip = plainAddress(ip)
-	for _, bits := range r.networks[typ].bits {
+	ip, index := plainAddress(ip), r.types[typ]
+	for _, bits := range index.bits {
 		network, err := ip.Prefix(bits)
 		if err != nil {
 			continue // an IPv6 length
 		}
-		if fields, ok = r.networks[typ].fields[network]; ok {
+		if fields, ok = index.networks[network]; ok {
 			return fields, true
 		}
 	}

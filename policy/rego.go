@@ -97,9 +97,6 @@ func (w *moduleWriter) criterion(cl clause, c *criterion, number int) {
 	for _, conditions := range c.alternatives() {
 		w.rule(name, c.kind.pass, conditions)
 	}
-	if m, ok := c.operand.(*moduleRule); ok && m.readsSession() {
-		w.line("else := %s if input.session == null", quote(unauthenticated))
-	}
 }
 
 // rule writes that name has a code where all conditions hold.

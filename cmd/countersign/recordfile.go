@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -29,7 +30,7 @@ type recordFile struct {
 	content  []byte
 
 	records  []*databroker.Record
-	taken    map[string]spot // by id
+	taken    map[string]spot // by id, or by the network that it means
 	problems config.Problems
 	more     int // problems that are not told
 }
@@ -213,15 +214,20 @@ func (f *recordFile) add(at spot, what string, fields map[string]any) {
 		fields = unlist(fields)
 	}
 	record := &databroker.Record{Type: f.typ, ID: id, Fields: fields}
-	if first, taken := f.taken[id]; taken {
+	name, beyond := networkName(id)
+	if beyond != "" {
+		f.refuse(at, fmt.Sprintf("the id %q has bits beyond its mask", id), "the network is "+beyond)
+		return
+	}
+	if first, taken := f.taken[name]; taken {
 		if f.full() {
 			f.more++
 			return
 		}
-		f.refuse(at, fmt.Sprintf("the id %q is that of line %d too", id, f.position(first).Line), "an id names one record")
+		f.refuse(at, fmt.Sprintf("the id %q is that of line %d too", id, f.position(first).Line), "an id names one record, and a network has one")
 		return
 	}
-	f.taken[id] = at
+	f.taken[name] = at
 	if err := record.Check(); err != nil {
 		f.refuse(at, fmt.Sprintf("%s: %v", what, err), "")
 		return
@@ -232,6 +238,30 @@ func (f *recordFile) add(at spot, what string, fields map[string]any) {
 		}
 	}
 	f.records = append(f.records, record)
+}
+
+// networkName is what tells an id from others: two that mean one network would leave
+// it open which of them counts. beyond is the network without the bits that the id
+// has beyond its mask, "" where it has none.
+func networkName(id string) (name, beyond string) {
+	if ip, err := netip.ParseAddr(id); err == nil && ip.Zone() == "" {
+		return "network " + ip.Unmap().String(), ""
+	}
+	prefix, err := netip.ParsePrefix(id)
+	if err != nil {
+		return "id " + id, ""
+	}
+	if masked := prefix.Masked(); masked != prefix {
+		return "", masked.String()
+	}
+	const mapped = 96 // bits that IPv6 puts before an IPv4 address
+	if prefix.Addr().Is4In6() && prefix.Bits() >= mapped {
+		prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-mapped)
+	}
+	if prefix.IsSingleIP() {
+		return "network " + prefix.Addr().String(), ""
+	}
+	return "network " + prefix.String(), ""
 }
 
 // unlist returns the fields of an object that record list printed, and any

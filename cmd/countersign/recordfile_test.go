@@ -78,7 +78,11 @@ func TestParseRecordFileRefuses(t *testing.T) {
 			`x.json:2:1: element 2: "id" is a number, not text (write it in quotes)`, "x.json:3:1: element 3: id is empty",
 			`x.json:3:13: element 4 has no "id", which is to have its id (it has nothing; `, "x.json:4:1: element 5: id contains a NUL",
 		}},
-		{"an id twice", "x.json", "t", "[{\"id\": \"a\"},\n {\"id\": \"b\"},\n {\"id\": \"a\", \"n\": 1}]", []string{`x.json:3:2: the id "a" is that of line 1 too (an id names one record)`}},
+		{"an id twice", "x.json", "t", "[{\"id\": \"a\"},\n {\"id\": \"b\"},\n {\"id\": \"a\", \"n\": 1}]", []string{`x.json:3:2: the id "a" is that of line 1 too (an id names one record, and a network has one)`}},
+		{"a network twice", "x.json", "t", "[{\"id\": \"10.0.0.1\"},\n {\"id\": \"10.0.0.1/32\"},\n {\"id\": \"::ffff:10.0.0.1\"}]", []string{
+			`x.json:2:2: the id "10.0.0.1/32" is that of line 1 too`, `x.json:3:2: the id "::ffff:10.0.0.1" is that of line 1 too`}},
+		{"bits beyond a mask", "x.json", "t", `[{"id": "10.0.0.1/8"}, {"id": "2001:db8::1/32"}]`, []string{
+			`x.json:1:2: the id "10.0.0.1/8" has bits beyond its mask (the network is 10.0.0.0/8)`, `"2001:db8::1/32" has bits beyond its mask (the network is 2001:db8::/32)`}},
 		{"a long id", "x.json", "t", `[{"id": "` + strings.Repeat("x", 257) + `"}]`, []string{"x.json:1:2: element 1: id is 257 bytes long, more than 256"}},
 		{"huge fields", "x.json", "t", `[{"id": "a", "x": "` + strings.Repeat("x", 256<<10) + `"}]`, []string{"x.json:1:2: element 1: fields are 262152 bytes of JSON, more than 262144"}},
 		{"a number out of range", "x.json", "t", `[{"id": "a", "n": 1e999}, {"id": 1}]`, []string{"x.json:1:2: element 1 has a number that is too large", "x.json:1:27: element 2: "}},
