@@ -79,8 +79,9 @@ type Generation struct {
 	provider *provider
 	idpID    string
 	missing  []string
-	// noAuthTime is for the warning about a provider that gives none.
-	noAuthTime sync.Once
+	// noAuthTime and mindsMaxAge are for the warnings about a provider that
+	// gives no auth_time, or answers max_age with an error.
+	noAuthTime, mindsMaxAge sync.Once
 }
 
 // handler answers a request, or returns an error before it has written.

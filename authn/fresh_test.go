@@ -216,17 +216,23 @@ func TestProviderWithoutAuthTime(t *testing.T) {
 		"only in userinfo": func(b *authntest.Behaviour) { b.NoAuthTime, b.UserInfo = true, map[string]any{"auth_time": 1} },
 	} {
 		t.Run(name, func(t *testing.T) {
-			w, b := freshWorld(t, time.Hour, change)
+			// Nobody knows the age of a session, even of one made this moment.
+			w, b := freshWorld(t, 0, change)
+			if got, ok := w.only().Claims["auth_time"]; ok {
+				t.Errorf("auth_time %v is kept", got)
+			}
 			visits := w.idp.Count("authorize")
 			for range 3 {
 				b.get(app+"/y").want(t, http.StatusOK, welcome)
+				if at, _ := w.only().Claims["auth_time"].(float64); w.now().Unix()-int64(at) > 10 || int64(at) > w.now().Unix() {
+					t.Errorf("auth_time is %v after a fresh sign-in at %d", at, w.now().Unix())
+				}
+				b.get(app+"/z").want(t, http.StatusOK, welcome)
+				b.get(other+"/z").want(t, http.StatusOK, welcome)
 				w.offset.Add(int64(time.Hour))
 			}
 			if got := w.idp.Count("authorize") - visits; got != 3 {
 				t.Errorf("%d visits to the provider, want 3", got)
-			}
-			if got, ok := w.only().Claims["auth_time"]; ok {
-				t.Errorf("auth_time %v is kept", got)
 			}
 			if got := strings.Count(w.log.String(), "no usable auth_time"); got != 1 {
 				t.Errorf("%d warnings, want 1", got)
@@ -235,13 +241,133 @@ func TestProviderWithoutAuthTime(t *testing.T) {
 	}
 }
 
-// Nobody asked for max_age, so nobody misses auth_time.
+// Nobody asked for a fresh sign-in, so nobody misses auth_time.
 func TestNoWarningWithoutMaxAge(t *testing.T) {
 	w := newWorld(t)
 	w.idp.Change(func(b *authntest.Behaviour) { b.NoAuthTime = true })
 	w.browser().get(app+"/x").want(t, http.StatusOK, welcome)
 	if strings.Contains(w.log.String(), "auth_time") {
 		t.Errorf("the log warns: %s", w.log)
+	}
+}
+
+// Who has deleted their cookies and comes back by the provider's single sign-on
+// has proved nothing.
+func TestSilentSignInIsNotFresh(t *testing.T) {
+	w, _ := freshWorld(t, time.Hour, func(b *authntest.Behaviour) { b.AuthTimeIfAsked = true })
+	first := w.only().Claims["auth_time"]
+	if err := w.store.DeleteSession(context.Background(), w.only().ID); err != nil {
+		t.Fatal(err)
+	}
+	w.maxAge.Store(0)
+	b := w.browser()
+	b.get(app+"/x").want(t, http.StatusOK, welcome)
+	if got := w.only().Claims["auth_time"]; got == nil || got != first {
+		t.Errorf("auth_time is %v after a silent sign-in, want still %v", got, first)
+	}
+	if got := w.idp.Count("login"); got != 1 {
+		t.Errorf("%d sign-ins at the provider, want 1", got)
+	}
+	w.maxAge.Store(int64(quarter))
+	b.get(app+"/x").want(t, http.StatusOK, welcome)
+	if got := w.idp.Count("login"); got != 2 {
+		t.Errorf("%d sign-ins at the provider, want 2", got)
+	}
+}
+
+// What we ask of the provider passes through the browser.
+func TestBrowserLeavesOutMaxAge(t *testing.T) {
+	w, b := freshWorld(t, time.Hour, func(b *authntest.Behaviour) { b.AuthTimeIfAsked = true })
+	before, to := w.only(), mustURL(t, b.until("/authorize", app+"/y"))
+	q := to.Query()
+	q.Del("max_age")
+	q.Del("prompt")
+	to.RawQuery = q.Encode()
+	p := b.get(to.String())
+	p.want(t, http.StatusForbidden, "did not say when you signed in", "at most 15 minutes old", "leaves auth_time out", "request-1", `href="`+app+`/y"`)
+	if w.only().ID != before.ID || w.idp.Count("login") != 1 {
+		t.Error("the session was changed")
+	}
+	noSecrets(t, w, p.body)
+	if !strings.Contains(w.log.String(), `"code":"no-auth-time"`) {
+		t.Error("the log lacks the refusal")
+	}
+	b.get(app+"/y").want(t, http.StatusOK, welcome+" /y")
+
+	// In an ordinary sign-in there is nothing to win by it.
+	w.maxAge.Store(0)
+	thief := w.browser()
+	to = mustURL(t, thief.until("/authorize", app+"/y"))
+	q = to.Query()
+	q.Del("max_age")
+	to.RawQuery = q.Encode()
+	thief.get(to.String()).want(t, http.StatusOK, welcome)
+	w.maxAge.Store(int64(quarter))
+	thief.until("/authorize", app+"/y")
+}
+
+func TestProviderRefusesMaxAge(t *testing.T) {
+	for code, helped := range map[string]bool{
+		"invalid_request": true, "invalid_configuration": true, "server_error": true,
+		"access_denied": false, "temporarily_unavailable": false, "login_required": false, "unheard_of": false,
+	} {
+		t.Run(code, func(t *testing.T) {
+			w := newWorld(t)
+			w.idp.Change(func(b *authntest.Behaviour) { b.MaxAgeError, b.AuthTimeIfAsked = code, true })
+			b := w.browser()
+			p := b.get(app + "/x")
+			if !helped {
+				if p.StatusCode == http.StatusOK || w.idp.Count("authorize") != 1 {
+					t.Errorf("status %d after %d visits to the provider, want a refusal after 1", p.StatusCode, w.idp.Count("authorize"))
+				}
+				return
+			}
+			p.want(t, http.StatusOK, welcome)
+			for _, c := range b.Jar.Cookies(mustURL(t, auth)) {
+				if strings.Contains(c.Name, "_signin_") {
+					t.Errorf("cookie %s is left", c.Name)
+				}
+			}
+			if got, ok := w.only().Claims["auth_time"]; ok {
+				t.Errorf("auth_time is %v, want none", got)
+			}
+			w.browser().get(app+"/x").want(t, http.StatusOK, welcome)
+			if got := w.idp.Count("authorize"); got != 4 {
+				t.Errorf("%d visits to the provider for two sign-ins, want 4", got)
+			}
+			if got := strings.Count(w.log.String(), "tried again without max_age"); got != 1 {
+				t.Errorf("%d warnings, want 1", got)
+			}
+
+			// A fresh sign-in does not go without.
+			w.maxAge.Store(int64(quarter))
+			b = w.browser()
+			p = b.get(app + "/y")
+			p.want(t, p.StatusCode, "did not sign you in")
+			if got := w.idp.Count("authorize"); got != 5 || p.StatusCode < 400 {
+				t.Errorf("status %d after %d visits to the provider, want a refusal after 5", p.StatusCode, got)
+			}
+			for _, c := range b.Jar.Cookies(mustURL(t, auth)) {
+				t.Errorf("cookie %s is left", c.Name)
+			}
+
+			// Nobody's sign-in decides about the next one's.
+			w.maxAge.Store(0)
+			w.idp.Change(func(b *authntest.Behaviour) { b.MaxAgeError = "" })
+			if asked := mustURL(t, w.browser().until("/authorize", app+"/x")).Query(); !asked.Has("max_age") {
+				t.Error("the provider is no longer asked for max_age")
+			}
+		})
+	}
+}
+
+// A provider that always answers with an error is asked twice, not for ever.
+func TestProviderRefusesWithoutMaxAgeToo(t *testing.T) {
+	w := newWorld(t)
+	w.idp.Change(func(b *authntest.Behaviour) { b.AuthorizeError = "invalid_request" })
+	w.browser().get(app+"/x").want(t, http.StatusBadRequest, "did not sign you in", "invalid_request")
+	if got := w.idp.Count("authorize"); got != 2 {
+		t.Errorf("%d visits to the provider, want 2", got)
 	}
 }
 
@@ -291,8 +417,8 @@ func TestMaxAgeInLinks(t *testing.T) {
 	changed := strings.Replace(w.link(func(q url.Values) { q.Set(signin.ParamMaxAge, "60") }), "max_age=60", "max_age=6000", 1)
 	b.get(changed).want(t, http.StatusBadRequest)
 	plain := mustURL(t, b.get(w.link(func(url.Values) {})).Header.Get("Location")).Query()
-	if plain.Has("max_age") || plain.Has("prompt") {
-		t.Errorf("a link without maximum age asks the provider for one: %v", plain)
+	if plain.Get("max_age") != "31536000" || plain.Has("prompt") {
+		t.Errorf("a link without maximum age asks the provider for max_age %q and prompt %q, want a year and none", plain.Get("max_age"), plain.Get("prompt"))
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
@@ -44,6 +45,9 @@ type provider struct {
 	stale    bool
 	failedAt time.Time
 	failure  error
+
+	// givesAuthTime is whether an id_token has ever held a usable auth_time.
+	givesAuthTime atomic.Bool
 }
 
 type discovered struct {
@@ -163,18 +167,13 @@ func scopes(configured, supported []string) []string {
 	return out
 }
 
-// authURL is where the browser goes to sign in. A maxAge above 0, in seconds,
-// has the provider ask the person again.
-func (p *provider) authURL(ctx context.Context, state, nonce, verifier string, maxAge int64) (string, error) {
+// authURL is where the browser goes to sign in.
+func (p *provider) authURL(ctx context.Context, state, nonce, verifier string, more ...oauth2.AuthCodeOption) (string, error) {
 	d, err := p.discover(ctx)
 	if err != nil {
 		return "", err
 	}
-	options := []oauth2.AuthCodeOption{oidc.Nonce(nonce), oauth2.S256ChallengeOption(verifier)}
-	if maxAge > 0 {
-		options = append(options, askAgain(maxAge)...)
-	}
-	return d.oauth.AuthCodeURL(state, options...), nil
+	return d.oauth.AuthCodeURL(state, append(more, oidc.Nonce(nonce), oauth2.S256ChallengeOption(verifier))...), nil
 }
 
 // exchange redeems a code and checks all that comes back.
@@ -204,6 +203,9 @@ func (p *provider) exchange(ctx context.Context, code, nonce, verifier string) (
 		return nil, providerWrong(err)
 	}
 	settleAuthTime(claims, idToken.IssuedAt, asked, p.now())
+	if _, ok := authTime(claims); ok {
+		p.givesAuthTime.Store(true)
+	}
 	if d.oidc.UserInfoEndpoint() != "" {
 		info, err := d.oidc.UserInfo(ctx, oauth2.StaticTokenSource(token))
 		if err != nil {

@@ -38,8 +38,11 @@ type signInRequest struct {
 	Flow         string `json:"f,omitempty"`
 	IDPID        string `json:"p"`
 	Programmatic bool   `json:"g,omitempty"`
-	// MaxAge is how old the sign-in may be, in seconds; 0 for any age.
+	// MaxAge is how old the sign-in may be, in seconds; 0 for any age. Above 0
+	// it is a fresh sign-in: the provider is told to ask the person again.
 	MaxAge int64 `json:"m,omitempty"`
+	// Ageless sends no max_age to the provider, which may have refused it.
+	Ageless bool `json:"x,omitempty"`
 	// Attempt counts the times that the browser came back without its cookie.
 	Attempt   int   `json:"n,omitempty"`
 	StartedAt int64 `json:"a"`
@@ -115,7 +118,7 @@ func (s *Server) proceed(g *Generation, w http.ResponseWriter, r *http.Request, 
 	if err != nil {
 		return err
 	}
-	if session != nil && req.youngEnough(signedInAt(session), now) {
+	if session != nil && req.satisfiedBy(session, now) {
 		return s.handOver(g, w, r, req, session)
 	}
 	return s.goToProvider(g, w, r, req)
@@ -144,7 +147,7 @@ func (s *Server) goToProvider(g *Generation, w http.ResponseWriter, r *http.Requ
 	if err != nil {
 		return fmt.Errorf("seal sign-in cookie: %w", err)
 	}
-	to, err := g.provider.authURL(r.Context(), g.keys.Seal(signin.PurposeProviderState, state, nil), pending.Nonce, pending.Verifier, req.MaxAge)
+	to, err := g.provider.authURL(r.Context(), g.keys.Seal(signin.PurposeProviderState, state, nil), pending.Nonce, pending.Verifier, req.parameters()...)
 	if err != nil {
 		return providerDown(err)
 	}
@@ -189,7 +192,10 @@ func (s *Server) providerCallback(g *Generation, w http.ResponseWriter, r *http.
 
 	// The request is genuine: from here on we may change things.
 	end := func(w http.ResponseWriter) { http.SetCookie(w, signin.EndSignIn(g.cfg.Cookie.Name, req.ID)) }
-	if code := q.Get("error"); code != "" {
+	if code := q.Get("error"); req.mayMindMaxAge(code) {
+		end(w)
+		return s.withoutMaxAge(g, w, r, req, code)
+	} else if code != "" {
 		f := s.providerSaid(g, req, code, q.Get("error_description"))
 		f.before = end
 		return f
@@ -217,7 +223,7 @@ func (s *Server) providerCallback(g *Generation, w http.ResponseWriter, r *http.
 		}
 		return err
 	}
-	if f := s.notAskedAgain(r.Context(), g, req, who); f != nil {
+	if f := s.settleFresh(r.Context(), g, req, who); f != nil {
 		f.before = end
 		return f
 	}

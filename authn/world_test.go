@@ -145,11 +145,8 @@ func (w *world) session(r *http.Request) *databroker.Session {
 }
 
 func (w *world) youngEnough(session *databroker.Session) bool {
-	at := session.CreatedAt
-	if n, ok := session.Claims["auth_time"].(float64); ok {
-		at = time.Unix(int64(n), 0)
-	}
-	return w.maxAge.Load() == 0 || w.now().Sub(at) <= time.Duration(w.maxAge.Load())
+	at, known := session.Claims["auth_time"].(float64)
+	return w.maxAge.Load() == 0 || known && w.now().Sub(time.Unix(int64(at), 0)) <= time.Duration(w.maxAge.Load())
 }
 
 // RoundTrip serves our hosts in process and leaves the rest to the network.

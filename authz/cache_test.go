@@ -160,6 +160,7 @@ func (c *casino) catchUp() {
 			c.t.Fatal(err)
 		}
 		if c.feed.began && c.feed.after == sequence {
+			c.server.identities.records.settle(c.t)
 			c.feed.seen(c.clock.Now())
 			return
 		}
@@ -272,9 +273,8 @@ func (c *casino) request() *request {
 	if r.IntN(2) == 0 {
 		headers = append(headers, headerCertificate+": "+pick(r, c.certificates))
 	}
-	out := fromProto(call(fmt.Sprint(r.IntN(c.routes)), method, path, headers...))
-	out.Source = pick(r, []string{"192.0.2.1", "::ffff:192.0.2.9", "198.51.100.7", "2001:db8::1", "", "pipe"})
-	return out
+	m := call(fmt.Sprint(r.IntN(c.routes)), method, path, headers...)
+	return fromProto(via(m, pick(r, []string{"192.0.2.1", "::ffff:192.0.2.9", "198.51.100.7", "2001:db8::1", "192.0.2.1", "-"})+";hops=0"))
 }
 
 // answer is what both servers must agree on.

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/url"
 	"reflect"
 	"strings"
@@ -14,12 +15,13 @@ import (
 )
 
 const (
-	// maxClients bounds the clients whose certificates are remembered, and
-	// maxClientHeader the header of one: anyone can make certificates.
-	maxClients      = 1024
-	maxClientHeader = 16 << 10
-	// maxClientElement is the length beyond which the header is not read.
+	// maxClients bounds the clients whose certificates are remembered: anyone can
+	// make certificates.
+	maxClients = 1024
+	// maxClientElement is the length beyond which the header is not read, and
+	// maxClientChain the certificates beyond which none of them is.
 	maxClientElement = 256 << 10
+	maxClientChain   = 10
 )
 
 // clients knows the certificates of clients. Its memory is its own, so that
@@ -27,7 +29,8 @@ const (
 type clients struct {
 	settings policy.ClientCAConfig
 	ca       *policy.ClientCA
-	seen     *cache[*client]
+	// seen is by the digest of the header: to be long costs a client nothing.
+	seen *cache[*client]
 	// plain is set where another terminates TLS: Envoy sees no certificate, and
 	// the header would be a client's.
 	plain bool
@@ -74,25 +77,28 @@ func (c *clients) find(values []string, now time.Time, remember bool) *client {
 		return &client{problem: problem, checked: now, until: until}
 	case len(values) > 1:
 		return &client{problem: "more than one was reported"}
+	case len(values[0]) > maxClientElement:
+		return &client{problem: "it cannot be read"}
+	case !remember:
+		return c.examine(values[0], now)
 	}
-	value := values[0]
-	remember = remember && len(value) <= maxClientHeader
-	if remember {
-		if known, ok := c.seen.get(value); ok && known.current(now) {
-			return known
-		}
+	digest := sha256.Sum256([]byte(values[0]))
+	key := string(digest[:])
+	known, ok := c.seen.get(key)
+	if !ok || !known.current(now) {
+		known = c.examine(values[0], now)
+		c.seen.put(key, known)
 	}
-	found := c.examine(value, now)
-	if remember {
-		c.seen.put(strings.Clone(value), found)
-	}
-	return found
+	return known
 }
 
 func (c *clients) examine(value string, now time.Time) *client {
 	text, digest, err := certificateText(value)
 	if err != nil {
 		return &client{problem: "it cannot be read", checked: now}
+	}
+	if strings.Count(text, "-----BEGIN ") > maxClientChain {
+		return &client{problem: fmt.Sprintf("it comes in a chain of more than %d certificates", maxClientChain), checked: now}
 	}
 	chain, err := policy.ParseCertificates([]byte(text))
 	if err != nil {

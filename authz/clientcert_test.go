@@ -1,6 +1,11 @@
 package authz
 
 import (
+	"crypto/sha256"
+	"crypto/x509"
+	"fmt"
+	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -97,36 +102,63 @@ func TestNoCertificateIsSeenBehindAnotherTerminator(t *testing.T) {
 	}
 }
 
+// TestWhereARequestCameFrom: only Envoy's header counts, and only if it is by the
+// rule of the configuration in force. Without an address that is known, a policy that
+// looks at it lets nobody in, neither by an allow rule nor past a deny rule.
 func TestWhereARequestCameFrom(t *testing.T) {
-	const told = headerAddress + ": 198.51.100.7"
 	for _, tt := range []struct {
-		name    string
-		hops    uint32
-		peer    string
-		headers []string
-		want    int
+		name string
+		hops uint32
+		peer string
+		told []string
+		// near and far are the statuses of routes for, and for all but, the
+		// network 198.51.100.0/24.
+		near, far int
 	}{
-		{"our peer", 0, "198.51.100.7", nil, 200},
-		{"our peer, mapped", 0, "::ffff:198.51.100.7", nil, 200},
-		{"another peer", 0, "203.0.113.7", nil, 403},
-		{"a client that says so", 0, "203.0.113.7", []string{told}, 403},
-		{"behind a proxy", 1, "10.0.0.1", []string{told}, 200},
-		{"a proxy's own address", 1, "198.51.100.7", nil, 403},
-		{"told twice", 1, "198.51.100.7", []string{told, told}, 403},
-		{"no address", 1, "198.51.100.7", []string{headerAddress + ": x"}, 403},
+		{"our peer", 0, "198.51.100.7", []string{"198.51.100.7;hops=0"}, 200, 403},
+		{"our peer, mapped", 0, "::ffff:198.51.100.7", []string{"::ffff:198.51.100.7;hops=0"}, 200, 403},
+		{"another peer", 0, "203.0.113.7", []string{"203.0.113.7;hops=0"}, 403, 200},
+		{"nothing told", 0, "198.51.100.7", nil, 0, 0},
+		{"an earlier listener, which trusted a proxy", 0, "10.0.0.1", []string{"198.51.100.7;hops=1"}, 0, 0},
+		{"behind a proxy", 1, "10.0.0.1", []string{"198.51.100.7;hops=1"}, 200, 403},
+		{"another behind a proxy", 1, "10.0.0.1", []string{"203.0.113.7;hops=1"}, 403, 200},
+		{"a proxy that does not tell", 1, "198.51.100.7", []string{"198.51.100.7;hops=1"}, 0, 0},
+		{"a proxy that does not tell, mapped", 1, "::ffff:198.51.100.7", []string{"198.51.100.7;hops=1"}, 0, 0},
+		{"nothing told behind a proxy", 1, "198.51.100.7", nil, 0, 0},
+		{"an earlier listener, which trusted none", 1, "203.0.113.7", []string{"198.51.100.7;hops=0"}, 0, 0},
+		{"an earlier listener, which trusted more", 1, "10.0.0.1", []string{"198.51.100.7;hops=2"}, 0, 0},
+		{"told twice", 1, "10.0.0.1", []string{"198.51.100.7;hops=1", "198.51.100.7;hops=1"}, 0, 0},
+		{"no address", 1, "10.0.0.1", []string{"-;hops=1"}, 0, 0},
+		{"no number", 0, "198.51.100.7", []string{"198.51.100.7"}, 0, 0},
+		{"a number too large", 0, "198.51.100.7", []string{"198.51.100.7;hops=4294967296"}, 0, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			w := newWorld(t, func(c *config.Config) { c.Server.XFFNumTrustedHops = tt.hops },
-				map[string]routeDef{"near": {"allow: {and: [{source_ip: 198.51.100.0/24}]}", false}})
-			m := call("near", "GET", "/", tt.headers...)
-			m.Attributes.Source = &authv3.AttributeContext_Peer{Address: address(tt.peer, 1)}
-			if r := w.check(m); r.status != tt.want {
-				t.Errorf("status %d, want %d", r.status, tt.want)
+			w := newWorld(t, func(c *config.Config) { c.Server.XFFNumTrustedHops = tt.hops }, map[string]routeDef{
+				"near": {"allow: {and: [{source_ip: 198.51.100.0/24}]}", false},
+				"far":  {"{allow: {or: [{accept: true}]}, deny: {or: [{source_ip: 198.51.100.0/24}]}}", false},
+				"new":  {"allow: {and: [{record: {type: blocked, by: request.ip, field: why, exists: false}}]}", false},
+			})
+			for route, want := range map[string]int{"near": tt.near, "far": tt.far, "new": min(tt.near, tt.far)} {
+				m := call(route, "GET", "/", "accept: application/json")
+				for _, told := range tt.told {
+					via(m, told)
+				}
+				m.Attributes.Source = &authv3.AttributeContext_Peer{Address: address(tt.peer, 1)}
+				r := w.check(m)
+				if unknown := strings.Contains(r.body, `"unknown-address"`); unknown != (want == 0) || r.status != max(want, 403) && r.status != want {
+					t.Errorf("%s: status %d, want %d: %s", route, r.status, want, r.body)
+				}
 			}
-			if ip := w.lines()[0].IP; (tt.want == 200) != strings.HasSuffix(ip, "198.51.100.7") && tt.name != "told twice" {
-				t.Errorf("the log has %q", ip)
+			for _, line := range w.lines() {
+				if (line.IP == "") != (tt.near == 0) {
+					t.Errorf("the log has %q", line.IP)
+				}
 			}
 		})
+	}
+	w := newWorld(t, nil, nil)
+	if r := w.check(call("open", "GET", "/")); !r.allowed {
+		t.Errorf("a policy that does not look at the address: status %d", r.status)
 	}
 }
 
@@ -191,4 +223,55 @@ func pairsOf(value, name string) []string {
 		}
 	}
 	return found
+}
+
+// TestLongCertificatesAreRememberedToo: to send a long header must not cost us the
+// verification of it each time, and nobody can have us parse more than a chain.
+func TestLongCertificatesAreRememberedToo(t *testing.T) {
+	a := newAuthority(t)
+	w := newWorld(t, func(c *config.Config) { c.DownstreamMTLS = a.asked() }, map[string]routeDef{"needs": {certificatePolicy, false}})
+	var names []string
+	for i := range 500 {
+		names = append(names, fmt.Sprintf("name-%d.%s.example.com", i, strings.Repeat("x", 40)))
+	}
+	long, _ := a.make(&x509.Certificate{
+		SerialNumber: big.NewInt(7), DNSNames: names, NotBefore: noon, NotAfter: noon.Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	good := a.client("ana@example.com", noon, noon.Add(time.Hour))
+	chain := func(n int) []*x509.Certificate {
+		return append([]*x509.Certificate{good}, slices.Repeat([]*x509.Certificate{a.certificate}, n-1)...)
+	}
+	for _, tt := range []struct {
+		name  string
+		value string
+		want  int
+	}{
+		{"more than 16 KiB", presented(long), 200},
+		{"ten certificates", presented(chain(10)...), 200},
+		{"eleven certificates", presented(chain(11)...), 495},
+		{"a hundred certificates", presented(chain(100)...), 495},
+	} {
+		before := w.server.published.Load().clients.seen.len()
+		for range 3 {
+			if r := w.check(call("needs", "GET", "/", headerCertificate+": "+tt.value)); r.status != tt.want {
+				t.Errorf("%s: status %d, want %d", tt.name, r.status, tt.want)
+			}
+		}
+		seen := w.server.published.Load().clients.seen
+		if seen.len() != before+1 {
+			t.Errorf("%s: %d more are remembered, want 1", tt.name, seen.len()-before)
+		}
+		for _, s := range seen.ring {
+			if len(s.key) != sha256.Size {
+				t.Errorf("%s: remembered under %d bytes", tt.name, len(s.key))
+			}
+		}
+	}
+	ca := w.server.published.Load().clients
+	if got := ca.find([]string{presented(chain(11)...)}, noon, false); got.certificate != nil || !strings.Contains(got.problem, "more than 10") {
+		t.Errorf("eleven certificates: %+v", got)
+	}
+	if got := ca.find([]string{strings.Repeat("x", maxClientElement+1)}, noon, true); got.problem == "" || ca.seen.len() != 4 {
+		t.Errorf("too long to be read: %+v, %d remembered", got, ca.seen.len())
+	}
 }

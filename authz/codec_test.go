@@ -40,11 +40,24 @@ func browserCheck(route, token string) *authv3.CheckRequest {
 		"accept-language: en-GB,en;q=0.9,de;q=0.8", "priority: u=0, i",
 		"cookie: theme=dark; _ga=GA1.1.1234567890.1234567890; _pomerium="+token,
 		"x-forwarded-for: 203.0.113.7", "x-forwarded-proto: https", "x-envoy-external-address: 203.0.113.7")
-	m.Attributes.Source = &authv3.AttributeContext_Peer{Address: address("203.0.113.7", 51234)}
+	from(m, "203.0.113.7")
 	m.Attributes.Destination = &authv3.AttributeContext_Peer{Address: address("10.0.0.1", 443)}
 	m.Attributes.TlsSession = &authv3.AttributeContext_TLSSession{Sni: "app.example.com"}
 	m.Attributes.Request.Http.Protocol = "HTTP/2"
 	m.Attributes.Request.Http.Size = -1
+	return m
+}
+
+// from has Envoy say that a request came from this address, with no proxy before us.
+func from(m *authv3.CheckRequest, ip string) *authv3.CheckRequest {
+	m.Attributes.Source = &authv3.AttributeContext_Peer{Address: address(ip, 51234)}
+	return via(m, ip+";hops=0")
+}
+
+// via adds what Envoy says in its header.
+func via(m *authv3.CheckRequest, told string) *authv3.CheckRequest {
+	headers := m.GetAttributes().GetRequest().GetHttp().GetHeaderMap()
+	headers.Headers = append(headers.Headers, &corev3.HeaderValue{Key: headerAddress, RawValue: []byte(told)})
 	return m
 }
 

@@ -128,7 +128,7 @@ func (s *Server) examine(ctx context.Context, p *published, r *request, c *rulin
 		}
 		c.asked = true
 	}
-	if c.verdict, err = s.verdict(ctx, p.Generation, c.route.judge, c.who, r, c.at, &c.input); err != nil {
+	if c.verdict, err = s.verdict(ctx, c.route.from, c.route.judge, c.who, r, c.at, &c.input); err != nil {
 		return err
 	}
 	if passes && c.verdict.effect == policy.Allow {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/countersign/countersign/databroker"
@@ -23,6 +24,10 @@ const (
 // of sessions is used for databroker_outage_grace at most.
 func (s *Server) Run(ctx context.Context) error {
 	f := feed{store: s.identities.store, identities: s.identities, log: s.log}
+	var group sync.WaitGroup
+	defer group.Wait()
+	// What it would read before, the feed would have it read again.
+	f.started = sync.OnceFunc(func() { group.Go(func() { s.identities.records.follow(ctx) }) })
 	f.follow(ctx)
 	return nil
 }
@@ -32,6 +37,8 @@ type feed struct {
 	store      databroker.Store
 	identities *identities
 	log        *slog.Logger
+	// started is called when the feed is in contact.
+	started func()
 	// after is the sequence of the last change applied.
 	after uint64
 	began bool
@@ -49,13 +56,15 @@ func (f *feed) follow(ctx context.Context) {
 		if (err != nil) != f.down {
 			f.down = err != nil
 			if f.down {
-				f.log.LogAttrs(ctx, slog.LevelError, "databroker out of reach", slog.String("error", err.Error()))
+				f.log.LogAttrs(ctx, slog.LevelError, "databroker out of reach", slog.String("error", bounded(err.Error())))
 			} else {
 				f.log.LogAttrs(ctx, slog.LevelInfo, "databroker in reach again")
 			}
 		}
 		if err != nil {
 			wait(ctx, heartbeat)
+		} else {
+			f.started()
 		}
 	}
 }
@@ -71,11 +80,6 @@ func (f *feed) step(ctx context.Context) error {
 		f.seen(asked)
 		return nil
 	}
-	if f.identities.records.have() == nil { // a new policy looks at other types
-		if err := f.identities.records.reload(ctx); err != nil {
-			return err
-		}
-	}
 	wctx, cancel := context.WithTimeout(ctx, heartbeat)
 	changes, err := f.store.Changes(wctx, f.after)
 	// Waiting in vain is no error, but a store that hangs looks the same.
@@ -86,36 +90,36 @@ func (f *feed) step(ctx context.Context) error {
 		f.began = false
 		return nil
 	case err == nil:
-		return f.apply(ctx, changes, asked)
+		f.apply(changes, asked)
+		return nil
 	case waited:
 		return f.beat(ctx)
 	}
 	return fmt.Errorf("follow changes: %w", err)
 }
 
-// apply takes changes over: the revocations first, for which the store need not be
-// asked. Where the records cannot be read, all of it is to be done again.
-func (f *feed) apply(ctx context.Context, changes []databroker.Change, asked time.Time) error {
-	changed := recordChanges{}
+// apply takes changes over. Records are only noted: to read them takes time, and a
+// revocation behind them must not wait.
+func (f *feed) apply(changes []databroker.Change, asked time.Time) {
+	changed := map[string]map[string]bool{}
 	for _, c := range changes {
-		if c.Kind == databroker.KindRecord {
-			changed.add(c.Type, c.ID)
-		} else {
+		if c.Kind != databroker.KindRecord {
 			f.identities.changed(c.Kind, c.ID)
+			continue
 		}
+		if changed[c.Type] == nil {
+			changed[c.Type] = map[string]bool{}
+		}
+		changed[c.Type][c.ID] = true
 	}
-	if len(changed) > 0 {
-		if err := f.identities.records.apply(ctx, changed); err != nil {
-			return err
-		}
-		f.identities.recordsChanged(changed)
+	for typ, ids := range changed {
+		f.identities.records.changed(typ, ids, f.lastContact())
 	}
 	f.behind = false
 	if len(changes) > 0 {
 		f.after = changes[len(changes)-1].Sequence
 	}
 	f.seen(asked)
-	return nil
 }
 
 // beat asks the store whether there is anything that we have not been told.
@@ -148,13 +152,15 @@ func (f *feed) restart(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read sequence: %w", err)
 	}
-	if err := f.identities.records.reload(ctx); err != nil {
-		return err
-	}
+	f.identities.records.restart(f.lastContact())
 	f.identities.forget()
 	f.after, f.began, f.behind = sequence, true, false
 	return nil
 }
+
+// lastContact is a time at which everything was known, in the far past if there
+// was none.
+func (f *feed) lastContact() time.Time { return time.Unix(0, f.identities.contact.Load()) }
 
 func (f *feed) seen(at time.Time) { f.identities.contact.Store(at.UnixNano()) }
 

@@ -33,14 +33,10 @@ type Generation struct {
 	cookieDomain string
 	idpID        string
 	authenticate *url.URL
-	grace        time.Duration
+	vantage
 
 	minter minter
 	trust  *trust
-	// behindProxies is whether the peer of a connection is not the client.
-	behindProxies bool
-	// clients is nil where no client is asked for a certificate.
-	clients *clients
 	// logged is what the log says of identities.
 	logged *loggedParts
 	// nobody is the identity of whoever has none, on public routes that pass
@@ -51,11 +47,24 @@ type Generation struct {
 	strip, scrub []string
 }
 
+// vantage is what a generation's policies need to see what they read.
+type vantage struct {
+	grace time.Duration
+	// hops is how many proxies before us are trusted to know the client's address.
+	hops uint32
+	// clients is nil where no client is asked for a certificate.
+	clients *clients
+}
+
 // route is what a check needs to know of a route.
 type route struct {
 	id, name     string
 	judge        *judge
 	passIdentity bool
+	// from is of the route's own generation: a route that is gone from the
+	// configuration does not see with the eyes of the next one, which may ask
+	// nobody for a certificate.
+	from *vantage
 	// shadow is nil for none.
 	shadow *shadow
 	// attrs are the route's id, its name and its policy's; log has them already.
@@ -79,9 +88,7 @@ func (s *Server) Build(ctx context.Context, cfg *config.Config, keys *signin.Key
 		cookieDomain: cfg.Cookie.Domain,
 		idpID:        cfg.IDP.ID(),
 		authenticate: cfg.AuthenticateURL,
-		grace:        cfg.Databroker.OutageGrace,
-
-		behindProxies: cfg.Server.XFFNumTrustedHops > 0,
+		vantage:      vantage{grace: cfg.Databroker.OutageGrace, hops: cfg.Server.XFFNumTrustedHops},
 
 		minter: newMinter(s.ids.Add(1), &cfg.Assertion, ring, s.now),
 		strip:  []string{headerPomeriumAuthorization},
@@ -121,7 +128,7 @@ func (s *Server) Build(ctx context.Context, cfg *config.Config, keys *signin.Key
 }
 
 func (s *Server) newRoute(g, before *Generation, c *config.Route) *route {
-	t := &route{id: c.ID, name: c.Name, judge: s.judge(g, before, c.Policy), passIdentity: c.PassIdentityHeaders}
+	t := &route{id: c.ID, name: c.Name, judge: s.judge(g, before, c.Policy), passIdentity: c.PassIdentityHeaders, from: &g.vantage}
 	t.attrs = [3]slog.Attr{slog.String("route-id", t.id), slog.String("route", t.name), slog.String("policy", t.judge.name)}
 	t.log = slog.New(s.log.Handler().WithAttrs(t.attrs[:]))
 	if c.ShadowPolicy != nil {
@@ -140,7 +147,7 @@ func (s *Server) judge(g, before *Generation, p *policy.Policy) *judge {
 	key := judgeKey(p, e)
 	if g.judges[key] == nil {
 		if g.judges[key] = before.judges[key]; g.judges[key] == nil {
-			g.judges[key] = newJudge(s.ids.Add(1), p, e)
+			g.judges[key] = newJudge(s.ids.Add(1), p, e, s.turns)
 		}
 	}
 	return g.judges[key]

@@ -103,7 +103,7 @@ func (n naming) out(text string) string {
 func (w *world) people() naming {
 	w.t.Helper()
 	n := naming{
-		"alice":   w.session("alice", "alice@example.com", map[string]any{"name": "Alice", "groups": []any{"staff", "eng"}, "dept": "r&d"}),
+		"alice":   w.session("alice", "alice@example.com", map[string]any{"name": "Alice", "groups": []any{"staff", "eng"}, "dept": "r&d", "auth_time": float64(noon.Unix())}),
 		"mallory": w.session("mallory", "mallory@elsewhere.org", nil),
 		"api":     w.account("acct-1", "api-access", time.Time{}),
 		"carol":   w.session("carol", "carol@example.com", map[string]any{"auth_time": float64(noon.Add(-2 * time.Hour).Unix())}),

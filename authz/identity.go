@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -62,7 +63,7 @@ func sessionIdentity(s *databroker.Session, known *recordSet) *identity {
 	}
 	// An address that the provider does not vouch for is nobody's: who may
 	// write anything there must not pass for someone.
-	if v := s.Claims["email_verified"]; v != false && v != "false" {
+	if verified, said := s.Claims["email_verified"]; !said || yes(verified) {
 		p.Email, _ = s.Claims["email"].(string)
 	}
 	i := &identity{name: joined(s.Claims["name"]), idpID: s.IDPID, expiresAt: s.ExpiresAt}
@@ -99,23 +100,34 @@ func sessionIdentity(s *databroker.Session, known *recordSet) *identity {
 	return i
 }
 
-// authTime is when the person last proved who they are: what the provider says,
-// or else when the session began.
+// yes is the claim true, which some providers write as a text.
+func yes(claim any) bool {
+	text, _ := claim.(string)
+	return claim == true || strings.EqualFold(text, "true")
+}
+
+// authTime is when the person last proved who they are, the zero time where the
+// provider does not say: that a session is new proves nothing, for a provider may
+// have known the browser. A fresh sign-in always has a time (package authn).
 func authTime(s *databroker.Session) time.Time {
 	if seconds, ok := s.Claims["auth_time"].(float64); ok && seconds > 0 && seconds < 1<<37 {
 		return time.Unix(int64(seconds), 0).UTC()
 	}
-	return s.CreatedAt
+	return time.Time{}
 }
 
-// changedBy reports whether a change of records is one of what i is made of.
-func (i *identity) changedBy(changes recordChanges) bool {
-	in := func(typ string, ids ...string) bool {
-		return slices.ContainsFunc(ids, func(id string) bool { return changes[typ][id] })
+// madeOf reports whether one of these records is what i is made of.
+func (i *identity) madeOf(typ string, ids map[string]bool) bool {
+	in := func(id string) bool { return ids[id] }
+	switch typ {
+	case databroker.RecordDirectoryUser:
+		return in(i.principal.UserID)
+	case databroker.RecordDirectoryGroup:
+		return slices.ContainsFunc(i.principal.Groups, in)
+	case databroker.RecordDevice:
+		return slices.ContainsFunc(i.devices, in)
 	}
-	return in(databroker.RecordDirectoryUser, i.principal.UserID) ||
-		in(databroker.RecordDirectoryGroup, i.principal.Groups...) ||
-		in(databroker.RecordDevice, i.devices...)
+	return false
 }
 
 // accountIdentity has no address, groups or claims: an account inherits nothing
@@ -164,7 +176,8 @@ func newIdentities(store databroker.Store, now func() time.Time, ids *atomic.Uin
 		known:   newCache[*identity](maxIdentities),
 		flights: map[string]*flight{},
 	}
-	c.records = newRecords(store, now, ids, c.trusted)
+	c.records = newRecords(store, now, ids)
+	c.records.trusted, c.records.told = c.trusted, c.recordsChanged
 	return c
 }
 
@@ -185,10 +198,19 @@ func (c *identities) lookup(ctx context.Context, kind signin.Kind, id string, gr
 		record = databroker.KindServiceAccount
 	}
 	key := recordKey(record, id)
-	if known, ok := c.known.get(key); ok && c.trusted(grace) {
+	if known, ok := c.known.get(key); ok && c.vouched(record, grace) {
 		return known, nil
 	}
 	return c.fetch(ctx, record, id, key, grace)
+}
+
+// vouched reports whether what is remembered of a kind is no older than grace. A
+// session is made of records too.
+func (c *identities) vouched(kind databroker.Kind, grace time.Duration) bool {
+	if kind == databroker.KindSession {
+		return !c.uncached && c.records.vouched(grace, c.records.known...)
+	}
+	return c.trusted(grace)
 }
 
 func (c *identities) trusted(grace time.Duration) bool {
@@ -252,7 +274,7 @@ func (c *identities) load(ctx context.Context, kind databroker.Kind, id string, 
 		var s *databroker.Session
 		if s, err = c.store.Session(ctx, id); err == nil {
 			var known *recordSet
-			if known, err = c.records.get(ctx, grace); err == nil {
+			if known, err = c.records.get(ctx, grace, c.records.known); err == nil {
 				found = sessionIdentity(s, known)
 			}
 		}
@@ -281,10 +303,14 @@ func (c *identities) changed(kind databroker.Kind, id string) {
 	c.known.drop(key)
 }
 
-// recordsChanged forgets the sessions that the records say something else of now.
-// The new records are published already.
-func (c *identities) recordsChanged(changes recordChanges) {
-	if !slices.ContainsFunc(knownRecords(), func(typ string) bool { return len(changes[typ]) > 0 }) {
+// recordsChanged forgets the sessions that records of a type say something else of
+// now; nil ids are any. The new records are published already.
+func (c *identities) recordsChanged(typ string, ids map[string]bool) {
+	switch {
+	case !slices.Contains(c.records.known, typ):
+		return
+	case ids == nil:
+		c.forget()
 		return
 	}
 	c.mu.Lock()
@@ -293,7 +319,7 @@ func (c *identities) recordsChanged(changes recordChanges) {
 		f.stale = true
 		delete(c.flights, key)
 	}
-	c.known.dropWhere(func(i *identity) bool { return i.changedBy(changes) })
+	c.known.dropWhere(func(i *identity) bool { return i.madeOf(typ, ids) })
 }
 
 // forget forgets every record.

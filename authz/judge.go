@@ -23,13 +23,19 @@ type judge struct {
 	reads        policy.Reads
 	readsSession bool
 	// name is how logs tell policies apart.
-	name   string
+	name string
+	// turns has room for those who may evaluate rules in Rego at once; nil where
+	// the policy has none and nobody need wait.
+	turns  chan struct{}
 	nobody memo[verdictKey, *verdict]
 }
 
-func newJudge(id uint64, p *policy.Policy, e *policy.Evaluator) *judge {
+func newJudge(id uint64, p *policy.Policy, e *policy.Evaluator, turns chan struct{}) *judge {
 	j := &judge{id: id, evaluator: e, reads: p.Reads(), name: p.Key()[:12]}
 	j.readsSession = j.reads.Session || e.ReadsSession()
+	if e.Foreign() {
+		j.turns = turns
+	}
 	return j
 }
 
@@ -105,23 +111,36 @@ type verdictKey struct {
 	records uint64
 }
 
-// badPath refuses what policies and upstreams may read differently.
-func badPath() *verdict {
-	return &verdict{denied: "malformed-path", refusals: []policy.Reason{{Code: "malformed-path", Rule: "the path is well-formed"}}}
+// refusal is a decision before any policy's: of what policies and upstreams may
+// read differently, or what a policy has to know and does not.
+func refusal(code, required string) *verdict {
+	return &verdict{denied: code, refusals: []policy.Reason{{Code: code, Rule: required, Told: required}}}
 }
 
-// badQuery is badPath for policies that read the query.
-func badQuery() *verdict {
-	return &verdict{denied: "malformed-query", refusals: []policy.Reason{{Code: "malformed-query", Rule: "the query is well-formed"}}}
+func badPath() *verdict { return refusal("malformed-path", "the path is well-formed") }
+
+func badQuery() *verdict { return refusal("malformed-query", "the query is well-formed") }
+
+func badMethod() *verdict {
+	return refusal("malformed-method", "the method is in capital letters, such as GET")
+}
+
+func badAddress() *verdict {
+	return refusal("unknown-address", "your address is known (the proxies before this application did not tell it, or its settings have just changed: try again shortly)")
 }
 
 // verdict asks a policy about who, or finds what it said before, and leaves in the
 // input, which is empty at first, what the policy looked at.
-func (s *Server) verdict(ctx context.Context, g *Generation, j *judge, who *identity, r *request, at time.Time, in *policy.Input) (*verdict, error) {
+func (s *Server) verdict(ctx context.Context, from *vantage, j *judge, who *identity, r *request, at time.Time, in *policy.Input) (*verdict, error) {
 	plain, query := splitPath(r.Path)
 	path, ok := decodePath(plain)
 	if !ok {
 		return badPath(), nil
+	}
+	// To the policy's criteria, and to HTTP, "get" is another method than "GET";
+	// to some applications it is not.
+	if j.reads.Method && !methodOK(r.Method) {
+		return badMethod(), nil
 	}
 	in.Request.Method, in.Request.Path, in.Request.Preflight = r.Method, path, r.Preflight
 	memo := &j.nobody
@@ -137,9 +156,12 @@ func (s *Server) verdict(ctx context.Context, g *Generation, j *judge, who *iden
 				return badQuery(), nil
 			}
 		}
-		s.see(g, j, r, at, in)
+		s.see(from, j, r, at, in)
+		if j.reads.IP && !in.Request.IP.IsValid() {
+			return badAddress(), nil
+		}
 		if len(j.reads.Records) > 0 {
-			known, err := s.identities.records.get(ctx, g.grace, j.reads.Records...)
+			known, err := s.identities.records.get(ctx, from.grace, j.reads.Records)
 			if err != nil {
 				return nil, err
 			}
@@ -160,9 +182,9 @@ func (j *judge) plain() bool {
 }
 
 // see puts into the input what the policy reads of the request.
-func (s *Server) see(g *Generation, j *judge, r *request, at time.Time, in *policy.Input) {
+func (s *Server) see(from *vantage, j *judge, r *request, at time.Time, in *policy.Input) {
 	if j.reads.IP {
-		in.Request.IP = addressOf(r.address(g.behindProxies))
+		in.Request.IP, _ = r.address(from.hops)
 	}
 	if j.reads.Time || j.reads.AuthTime {
 		in.Time = at
@@ -171,8 +193,8 @@ func (s *Server) see(g *Generation, j *judge, r *request, at time.Time, in *poli
 		in.Request.Headers = &r.Headers
 	}
 	if j.reads.Certificate {
-		from := g.clients.find(r.Headers.Values(headerCertificate), at, !s.uncached)
-		in.Request.Certificate, in.Request.CertificateProblem = from.certificate, from.problem
+		client := from.clients.find(r.Headers.Values(headerCertificate), at, !s.uncached)
+		in.Request.Certificate, in.Request.CertificateProblem = client.certificate, client.problem
 	}
 }
 
@@ -195,6 +217,14 @@ func (j *judge) ask(ctx context.Context, in *policy.Input, key verdictKey, memo 
 			return v, nil
 		}
 	}
+	if j.turns != nil {
+		select {
+		case j.turns <- struct{}{}:
+			defer func() { <-j.turns }()
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait to evaluate rules in Rego: %w", ctx.Err())
+		}
+	}
 	d, err := j.evaluator.Evaluate(ctx, in)
 	if err == nil {
 		err = ctx.Err()
@@ -207,6 +237,16 @@ func (j *judge) ask(ctx context.Context, in *policy.Input, key verdictKey, memo 
 		memo.put(key, v)
 	}
 	return v, nil
+}
+
+// methodOK reports whether a method has no small letter.
+func methodOK(method string) bool {
+	for i := range len(method) {
+		if c := method[i]; 'a' <= c && c <= 'z' {
+			return false
+		}
+	}
+	return true
 }
 
 // queryOK reports whether all upstreams read a query in the same way: whether

@@ -55,7 +55,7 @@ func TestWhatPoliciesSee(t *testing.T) {
 	r.Source = "203.0.113.7"
 	in := &policy.Input{}
 	if n := testing.AllocsPerRun(100, func() {
-		if v, err := w.server.verdict(t.Context(), p.Generation, p.route("a header").judge, nil, r, noon, in); err != nil || v.effect != policy.Allow {
+		if v, err := w.server.verdict(t.Context(), p.route("a header").from, p.route("a header").judge, nil, r, noon, in); err != nil || v.effect != policy.Allow {
 			t.Error(v, err)
 		}
 	}); n > 0 {

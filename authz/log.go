@@ -79,7 +79,10 @@ func (i *identity) attrs(parts *loggedParts) []slog.Attr {
 		// Nothing else is known of one.
 		return append(attrs, slog.String("service-account-id", p.ID))
 	}
-	attrs = append(attrs, slog.String("session-id", p.ID), slog.Time("auth-time", p.AuthTime))
+	attrs = append(attrs, slog.String("session-id", p.ID))
+	if !p.AuthTime.IsZero() {
+		attrs = append(attrs, slog.Time("auth-time", p.AuthTime))
+	}
 	if parts.groups {
 		groups, cut := loggedGroups(p.Groups)
 		attrs = append(attrs, slog.Any("groups", groups))
@@ -149,7 +152,7 @@ func (s *Server) record(ctx context.Context, p *published, r *request, c *ruling
 		log = s.logOf(who, p.logged)
 		attrs = append(attrs, c.route.attrs[:]...)
 	}
-	attrs = c.attrs(r.attrs(attrs, c, r.address(p != nil && p.behindProxies)))
+	attrs = c.attrs(r.attrs(attrs, c, c.ip(p, r)))
 	// The line has the time that the decision was made for.
 	line := slog.NewRecord(c.at, level, decisionMessage, 0)
 	line.AddAttrs(attrs...)
@@ -164,16 +167,27 @@ func (c *ruling) loggedIdentity() *identity {
 	return c.who
 }
 
+// ip is the client's address, as far as it is known.
+func (c *ruling) ip(p *published, r *request) (text string) {
+	switch {
+	case c.route != nil:
+		_, text = r.address(c.route.from.hops)
+	case p != nil:
+		_, text = r.address(p.hops)
+	}
+	return text
+}
+
 func (r *request) attrs(attrs []slog.Attr, c *ruling, ip string) []slog.Attr {
 	path, _ := splitPath(r.Path)
 	attrs = append(attrs,
 		slog.String("outcome", c.outcome.String()),
-		slog.String("request-id", r.ID),
-		slog.String("method", r.Method),
+		slog.String("request-id", bounded(r.ID)),
+		slog.String("method", bounded(r.Method)),
 		slog.String("host", bounded(r.Host)),
 		slog.String("path", bounded(path)))
 	if ip != "" {
-		attrs = append(attrs, slog.String("ip", bounded(ip)))
+		attrs = append(attrs, slog.String("ip", ip))
 	}
 	if r.Preflight {
 		attrs = append(attrs, slog.Bool("preflight", true))
@@ -195,17 +209,17 @@ func (c *ruling) attrs(attrs []slog.Attr) []slog.Attr {
 		attrs = c.shadow.attrs(attrs)
 	}
 	if c.upstream.dropped != nil {
-		attrs = append(attrs, slog.String("original-user-dropped", c.upstream.dropped.Error()))
+		attrs = append(attrs, slog.String("original-user-dropped", bounded(c.upstream.dropped.Error())))
 	}
 	if c.err != nil {
-		attrs = append(attrs, slog.String("error", c.err.Error()))
+		attrs = append(attrs, slog.String("error", bounded(c.err.Error())))
 	}
 	return attrs
 }
 
 func (c *shadowRuling) attrs(attrs []slog.Attr) []slog.Attr {
 	if c.err != nil {
-		return append(attrs, slog.String("shadow-error", c.err.Error()))
+		return append(attrs, slog.String("shadow-error", bounded(c.err.Error())))
 	}
 	v := c.verdict
 	return append(attrs, slog.String("shadow", v.effect.String()),

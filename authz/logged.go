@@ -138,6 +138,9 @@ func (c *LoggedCheck) Unknown(r policy.Reads) []string {
 	} else if r.Path && (cut(c.Path) || strings.ContainsRune(c.Path, utf8.RuneError)) {
 		unknown = append(unknown, "the whole path")
 	}
+	if r.Method && (cut(c.Method) || !methodOK(c.Method)) {
+		unknown = append(unknown, "a well-formed method") // it is refused, too
+	}
 	switch {
 	case c.SessionID != "":
 		unknown = append(unknown, c.unknownPerson(r)...)

@@ -82,8 +82,7 @@ func TestWhatTheLogHolds(t *testing.T) {
 		"groups": []any{"staff", "eng"}, "a": map[string]any{"b": []any{"x", 1.5, true}}, "secret": "s3cret", "auth_time": float64(noon.Unix() - 60),
 	})
 	m := call("b", "OPTIONS", "/a%20b?tab=hidden", "cookie: _pomerium="+token, "origin: x", "access-control-request-method: GET", "x-team: hidden")
-	m.Attributes.Source = browserCheck("", "").Attributes.Source
-	w.check(m)
+	w.check(from(m, "203.0.113.7"))
 	w.check(call("nope", "GET", "/"))
 	w.check(call("b", "GET", "/"))
 	lines := w.lines()
@@ -100,7 +99,7 @@ func TestWhatTheLogHolds(t *testing.T) {
 		t.Errorf("%+v", in)
 	}
 	everything := policy.Reads{
-		Session: true, Groups: true, Devices: true, AuthTime: true, Claims: []string{"department", "title"}, Path: true, IP: true,
+		Session: true, Groups: true, Devices: true, AuthTime: true, Claims: []string{"department", "title"}, Method: true, Path: true, IP: true,
 		Certificate: true, Time: true, Headers: []string{"x-team"}, Query: []string{"tab"}, Records: []string{"employee"},
 	}
 	for i, want := range [][]string{

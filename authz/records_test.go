@@ -31,8 +31,7 @@ func TestRecordsFollowTheStore(t *testing.T) {
 	})
 	w.follow()
 	alice := w.session("alice", "alice@example.com", nil)
-	here := call("site", "GET", "/")
-	here.Attributes.Source = browserCheck("", "").Attributes.Source
+	here := from(call("site", "GET", "/"), "203.0.113.7")
 	for range 2 {
 		if got := w.asks("employees", alice); got != 403 {
 			t.Fatalf("before there is a record: status %d", got)
@@ -127,15 +126,15 @@ func TestAnAccountHasNothingOfADirectory(t *testing.T) {
 }
 
 func TestWhenSomebodySignedIn(t *testing.T) {
-	created := noon.Add(-time.Hour)
+	unknown := time.Time{}
 	for name, tt := range map[string]struct {
 		claim any
 		want  time.Time
 	}{
-		"no claim": {nil, created}, "a number": {float64(noon.Unix()), noon}, "a text": {"1", created}, "nothing": {0.0, created},
-		"the far future": {1e300, created}, "negative": {-5.0, created},
+		"no claim": {nil, unknown}, "a number": {float64(noon.Unix()), noon}, "a text": {"1", unknown}, "nothing": {0.0, unknown},
+		"the far future": {1e300, unknown}, "negative": {-5.0, unknown},
 	} {
-		got := sessionIdentity(&databroker.Session{CreatedAt: created, Claims: map[string]any{"auth_time": tt.claim}}, &recordSet{Records: &policy.Records{}})
+		got := sessionIdentity(&databroker.Session{CreatedAt: noon, Claims: map[string]any{"auth_time": tt.claim}}, &recordSet{Records: &policy.Records{}})
 		if !got.principal.AuthTime.Equal(tt.want) {
 			t.Errorf("%s: %s, want %s", name, got.principal.AuthTime, tt.want)
 		}
@@ -161,7 +160,7 @@ func TestOutageOfRecords(t *testing.T) {
 	}
 	w.clock.Advance(w.config.Databroker.OutageGrace + time.Second)
 	unavailable(t, "a policy about the person's records beyond the grace", w.check(call("employees", "GET", "/", "cookie: _pomerium="+alice)))
-	unavailable(t, "a policy about records of nobody beyond the grace", w.check(call("site", "GET", "/")))
+	unavailable(t, "a policy about records of nobody beyond the grace", w.check(from(call("site", "GET", "/"), "203.0.113.7")))
 	if r := w.check(call("open", "GET", "/")); !r.allowed {
 		t.Errorf("a policy without records: status %d", r.status)
 	}
@@ -196,6 +195,7 @@ func TestManyChangesAreTakenOverTogether(t *testing.T) {
 		if err := f.step(ctx); err != nil {
 			t.Fatal(err)
 		}
+		w.server.identities.records.settle(t)
 	}
 	step()
 	many := make([]*databroker.Record, 10_000)
@@ -239,6 +239,7 @@ func TestATruncatedFeedReloadsRecords(t *testing.T) {
 	if err := f.step(ctx); err != nil {
 		t.Fatal(err)
 	}
+	w.server.identities.records.settle(t)
 	w.record("employee", "user-alice", map[string]any{"team": "red"})
 	f.began = false // as after ErrTruncated
 	if got := w.asks("employees", alice); got != 403 {
@@ -247,6 +248,7 @@ func TestATruncatedFeedReloadsRecords(t *testing.T) {
 	if err := f.step(ctx); err != nil {
 		t.Fatal(err)
 	}
+	w.server.identities.records.settle(t)
 	if got := w.asks("employees", alice); got != 200 {
 		t.Errorf("after: status %d", got)
 	}

@@ -1,7 +1,9 @@
 package authz
 
 import (
+	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -20,10 +22,13 @@ const (
 	headerCookie                = "cookie"
 	// headerCertificate is written by Envoy alone, which drops a client's own.
 	headerCertificate = "x-forwarded-client-cert"
-	// headerAddress is where Envoy tells the client's address behind proxies that
-	// are trusted to know it. It, too, is Envoy's alone.
+	// headerAddress is where Envoy tells the client's address and how many proxies
+	// before it are trusted to know that. It, too, is Envoy's alone.
 	headerAddress = "x-countersign-client-address"
 )
+
+// hopsMark stands between the address and the number.
+const hopsMark = ";hops="
 
 // request is what we read of a CheckRequest. Its strings may share one
 // message's memory: whoever keeps one beyond the check clones it.
@@ -111,6 +116,10 @@ func (a *attributes) request() *request {
 	var p preflight
 	for i := 0; i < len(r.Headers); i += 2 {
 		r.Headers[i] = lower(r.Headers[i])
+		// Whoever reads HTTP/1 after us does not see the space around a value.
+		if r.Headers[i] != ":path" {
+			r.Headers[i+1] = strings.Trim(r.Headers[i+1], " \t")
+		}
 		r.read(r.Headers[i], r.Headers[i+1], &p)
 	}
 	r.Preflight = r.Method == "OPTIONS" && p.origin && p.method
@@ -165,15 +174,24 @@ func (r *request) read(name, value string, p *preflight) {
 	}
 }
 
-// address is the client's, as text, and "" if it is not known.
-func (r *request) address(behindProxies bool) string {
-	if !behindProxies {
-		return r.Source
+// address is the client's, and the zero value if it is not known. Envoy says how
+// many proxies it trusted for it: one that has not heard of a new number says the
+// address by another rule. Where proxies are trusted, the address of our peer is one
+// of theirs, and means that they did not tell the client's.
+func (r *request) address(hops uint32) (ip netip.Addr, text string) {
+	told := r.Headers.Values(headerAddress)
+	if len(told) != 1 {
+		return netip.Addr{}, ""
 	}
-	if told := r.Headers.Values(headerAddress); len(told) == 1 {
-		return told[0]
+	text, trusted, _ := strings.Cut(told[0], hopsMark)
+	if n, err := strconv.ParseUint(trusted, 10, 32); err != nil || uint32(n) != hops {
+		return netip.Addr{}, ""
 	}
-	return ""
+	ip = addressOf(text)
+	if !ip.IsValid() || hops > 0 && ip == addressOf(r.Source) {
+		return netip.Addr{}, ""
+	}
+	return ip, text
 }
 
 func first(dst *string, v string) {

@@ -208,10 +208,12 @@ func (c *ruling) refused() bool {
 	return c.outcome == Forbidden || c.outcome == ClientCertificate || c.outcome == Device
 }
 
+// sentence tells nothing that may be all it takes to get in, such as the value that
+// a header has to have.
 func sentence(r policy.Reason) string {
-	s := "Required: " + r.Rule
+	s := "Required: " + r.Told
 	if r.Action == "deny" {
-		s = "Refused where: " + r.Rule
+		s = "Refused where: " + r.Told
 	}
 	if r.Had != "" {
 		s += fmt.Sprintf(" (yours: %s)", r.Had)

@@ -77,7 +77,7 @@ func BenchmarkVerdict(b *testing.B) {
 	route := p.route("two")
 	b.ReportAllocs()
 	for b.Loop() {
-		v, err := w.server.verdict(b.Context(), p.Generation, route.judge, who, r, noon, &policy.Input{})
+		v, err := w.server.verdict(b.Context(), route.from, route.judge, who, r, noon, &policy.Input{})
 		if err != nil || v.effect != policy.Allow {
 			b.Fatal(v, err)
 		}

@@ -8,7 +8,7 @@
 // is no lock and no I/O: sessions, decisions, assertions, client certificates and
 // verified assertions of others are remembered under keys that hold all they
 // depend on, and each memory is bounded. The records that policies look up are all
-// in memory.
+// in memory. Only rules in Rego, which may take long, wait for one another.
 //
 // A shadow policy is asked beside a route's own, counted and logged, and changes
 // nothing. ParseCheck reads the decision log back.
@@ -23,6 +23,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -67,6 +68,8 @@ type Server struct {
 	publishing sync.Mutex
 	ids        atomic.Uint64
 	counts     counts
+	// turns is shared by all judges: rules in Rego leave a core to other checks.
+	turns chan struct{}
 	// uncached remembers no verdicts and no certificates; only tests set it.
 	uncached bool
 }
@@ -97,7 +100,9 @@ func New(c Config) *Server {
 		c.Rand = rand.Reader
 	}
 	s := &Server{log: c.Log, now: c.Now, rand: c.Rand, client: c.HTTPClient, page: pageHeader()}
+	s.turns = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1))
 	s.identities = newIdentities(c.Store, c.Now, &s.ids)
+	s.identities.records.log = c.Log
 	return s
 }
 
@@ -157,7 +162,7 @@ func (s *Server) check(ctx context.Context, r *request) (resp *response) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.log.LogAttrs(ctx, slog.LevelError, "authorize check panicked",
-				slog.String("request-id", r.ID), slog.String("route-id", r.RouteID), slog.String("stack", string(debug.Stack())))
+				slog.String("request-id", bounded(r.ID)), slog.String("route-id", bounded(r.RouteID)), slog.String("stack", string(debug.Stack())))
 			s.counts.add(Unavailable)
 			resp = s.deny(nil, r, &ruling{outcome: Unavailable})
 		}

@@ -59,7 +59,7 @@ func (s *Server) shade(ctx context.Context, g *Generation, r *request, c *ruling
 	defer func() {
 		if p := recover(); p != nil {
 			s.log.LogAttrs(ctx, slog.LevelError, "shadow policy panicked",
-				slog.String("request-id", r.ID), slog.String("route-id", r.RouteID), slog.String("stack", string(debug.Stack())))
+				slog.String("request-id", bounded(r.ID)), slog.String("route-id", bounded(r.RouteID)), slog.String("stack", string(debug.Stack())))
 			ruled.err = errors.New("panic")
 		}
 		if ruled.err != nil {
@@ -77,7 +77,7 @@ func (s *Server) shade(ctx context.Context, g *Generation, r *request, c *ruling
 		ruled.asked = ruled.err == nil
 	}
 	if ruled.err == nil {
-		ruled.verdict, ruled.err = s.verdict(limited, g, shadow.judge, ruled.who, r, c.at, &ruled.input)
+		ruled.verdict, ruled.err = s.verdict(limited, c.route.from, shadow.judge, ruled.who, r, c.at, &ruled.input)
 	}
 	switch {
 	case ruled.err == nil:

@@ -166,7 +166,19 @@ func (w *world) follow() {
 			w.t.Errorf("Run: %v", err)
 		}
 	})
-	w.until("the feed is in contact", func() bool { return w.server.identities.contact.Load() != 0 })
+	w.until("the feed is in contact", func() bool {
+		return w.server.identities.contact.Load() != 0 && w.server.identities.records.behind.Load() == nil
+	})
+}
+
+// settle reads the records that are due, as follow does.
+func (c *records) settle(t testing.TB) {
+	t.Helper()
+	for _, typ := range c.due() {
+		if err := c.refresh(context.Background(), typ); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // until waits for a condition that another goroutine brings about.

@@ -42,13 +42,14 @@ func TestClientAddress(t *testing.T) {
 		for _, h2 := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/h2=%v", test.name, h2), func(t *testing.T) {
 				header := http.Header{"X-Real-Ip": {"192.0.2.66"}, "X-Envoy-External-Address": {"192.0.2.66"}, "Forwarded": {"for=192.0.2.66"},
-					"X-Countersign-Client-Address": {"192.0.2.66"}, "X-Forwarded-Proto": {"http"}}
+					"X-Countersign-Client-Address": {"192.0.2.66;hops=0", "192.0.2.66"}, "X.Countersign.Client.Address": {"192.0.2.66;hops=0"},
+					"X-Forwarded-Proto": {"http"}}
 				if test.sent != nil {
 					header["X-Forwarded-For"] = test.sent
 				}
 				got := s.get(s.client(h2), "GET", "https://app.localhost/a", header)
-				if source := s.authz.source(); source != test.source {
-					t.Errorf("authorization is told %q, want %q", source, test.source)
+				if want := fmt.Sprintf("%s;hops=%d", test.source, test.hops); s.authz.source() != want {
+					t.Errorf("authorization is told %q, want %q", s.authz.source(), want)
 				}
 				// The machine's own address, which Envoy appends, is not known here.
 				forwarded := regexp.MustCompile(`(^|,)[0-9a-f.:]+$`).ReplaceAllString(strings.Join(got.Header["X-Forwarded-For"], " and "), "${1}OWN")

@@ -394,12 +394,7 @@ func (a *authzStub) saw() map[string][]string {
 
 // source is the address that the last check gave as the client's.
 func (a *authzStub) source() string {
-	if address := a.saw()[headerClientAddress]; address != nil {
-		return strings.Join(address, " and ")
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.last.GetAttributes().GetSource().GetAddress().GetSocketAddress().GetAddress()
+	return strings.Join(a.saw()[headerClientAddress], " and ")
 }
 
 func (a *authzStub) count() int {

@@ -16,9 +16,10 @@ const (
 	headerOriginal      = "x-pomerium-jwt-assertion-for"
 	headerAuthorization = "x-pomerium-authorization"
 
-	// headerClientAddress is where Envoy tells authorization the client's address,
-	// where proxies before us are trusted to know it: the source of a check is always
-	// our own peer.
+	// headerClientAddress is where Envoy tells authorization the client's address:
+	// the source of a check is always our own peer. With it comes how many proxies
+	// before us it trusted to know the address, since a listener may outlive the
+	// configuration that it is of.
 	headerClientAddress = "x-countersign-client-address"
 
 	// identityPattern and ownPattern also cover the names that an upstream

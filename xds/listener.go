@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"fmt"
 	"strconv"
 	"time"
 
@@ -221,9 +222,8 @@ func (b *builder) mutations() *mutatev3.HeaderMutation {
 	if b.behindProxy() {
 		m.RequestMutations = append(m.RequestMutations, set("x-forwarded-proto", b.scheme()))
 	}
-	if b.cfg.Server.XFFNumTrustedHops > 0 {
-		m.RequestMutations = append(m.RequestMutations, set(headerClientAddress, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"))
-	}
+	m.RequestMutations = append(m.RequestMutations, set(headerClientAddress,
+		fmt.Sprintf("%%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%%;hops=%d", b.cfg.Server.XFFNumTrustedHops)))
 	return &mutatev3.HeaderMutation{Mutations: m}
 }
 

@@ -18,7 +18,7 @@
 //	x-forwarded-client-cert the client's certificate, for authorization to verify
 //	route                   exact host, then wildcard; first match in file order
 //	header_mutation         claim headers of the client and x-pomerium-* trailers go;
-//	                        its address, if proxies before us are trusted to know it
+//	                        its address comes, for authorization alone
 //	ext_authz               unless the route is internal or a CORS preflight
 //	router                  remove_request_headers, then set_request_headers
 package xds

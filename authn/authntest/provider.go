@@ -47,11 +47,7 @@ type Behaviour struct {
 	Expired   bool
 	NoIDToken bool
 
-	// NeverAsksAgain disregards max_age and prompt.
-	NeverAsksAgain bool
-	// AuthTime replaces auth_time; NoAuthTime leaves it out.
-	AuthTime   any
-	NoAuthTime bool
+	Asking
 	// Now is its clock, time.Now if nil.
 	Now func() time.Time
 
@@ -64,6 +60,19 @@ type Behaviour struct {
 	Refusals
 	// OnToken runs before the token endpoint answers; it may wait.
 	OnToken func(*http.Request)
+}
+
+// Asking is what the provider makes of max_age and prompt, and what it says of
+// the time of a sign-in.
+type Asking struct {
+	// NeverAsksAgain disregards max_age and prompt.
+	NeverAsksAgain bool
+	// AuthTime replaces auth_time; NoAuthTime leaves it out, and
+	// AuthTimeIfAsked where no max_age was asked for.
+	AuthTime                    any
+	NoAuthTime, AuthTimeIfAsked bool
+	// MaxAgeError is the error with which it answers a max_age, if any.
+	MaxAgeError string
 }
 
 // Refusals are what the endpoints say instead of an answer.
@@ -187,6 +196,9 @@ func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	back := url.Values{"state": {q.Get("state")}}
+	if b.AuthorizeError == "" && q.Has("max_age") {
+		b.AuthorizeError = b.MaxAgeError
+	}
 	if b.AuthorizeError != "" {
 		back.Set("error", b.AuthorizeError)
 		back.Set("error_description", b.AuthorizeDescription)
@@ -270,7 +282,7 @@ func (p *Provider) idToken(b Behaviour, asked url.Values) string {
 		"iss": p.URL, "aud": ClientID, "sub": b.Subject, "nonce": asked.Get("nonce"),
 		"iat": now.Unix(), "exp": now.Add(time.Hour).Unix(), "auth_time": json.Number(asked.Get("auth_time")),
 	}
-	if b.NoAuthTime {
+	if b.NoAuthTime || b.AuthTimeIfAsked && !asked.Has("max_age") {
 		delete(claims, "auth_time")
 	}
 	if b.AuthTime != nil {

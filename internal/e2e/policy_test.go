@@ -130,8 +130,12 @@ func (w *world) headerCriteria(t *testing.T) {
 		if r.Header.Get("User-Agent") == "" {
 			r.Header.Set("User-Agent", "tests/1.0")
 		}
-		if a := w.client().send(t, r); a.StatusCode != test.want {
+		a := w.client().send(t, r)
+		if a.StatusCode != test.want {
 			t.Errorf("%s: %s, want %d: %s", test.name, a.Status, test.want, a.Body)
+		}
+		if a.StatusCode != http.StatusOK && strings.Contains(a.Body, "blue") {
+			t.Errorf("%s: the answer tells the value that gets in: %s", test.name, a.Body)
 		}
 	}
 }
