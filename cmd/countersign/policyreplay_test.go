@@ -107,7 +107,7 @@ func (o *office) ask(cookie, method, host, path string) (requestID string) {
 		extensions["countersign.route"] = end.route.ID
 	}
 	headers := &corev3.HeaderMap{}
-	for name, value := range map[string]string{":path": path, "cookie": cookie, "x-request-id": requestID, "x-team": "red"} {
+	for name, value := range map[string]string{":path": path, "cookie": cookie, "x-request-id": requestID, "x-team": "red", "x-countersign-client-address": "203.0.113.9;hops=0"} {
 		headers.Headers = append(headers.Headers, &corev3.HeaderValue{Key: name, RawValue: []byte(value)})
 	}
 	_, err := o.server.Check(o.t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
