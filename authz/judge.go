@@ -67,7 +67,7 @@ func newVerdict(d policy.Decision) *verdict {
 	for i := range v.refusals {
 		// What this request had is not what the next one with the same truths
 		// had, and that may be somebody else's.
-		if !personal(v.refusals[i].Code) {
+		if v.refusals[i].OfRequest {
 			v.refusals[i].Had = ""
 		}
 	}
@@ -80,16 +80,6 @@ func newVerdict(d policy.Decision) *verdict {
 		v.line = deciding[0].Line
 	}
 	return v
-}
-
-// personal reports whether a reason's Had can only be the principal's own, whom
-// a remembered verdict belongs to.
-func personal(code string) bool {
-	switch code {
-	case "user-ok", "user-unauthorized", "email-ok", "email-unauthorized", "domain-ok", "domain-unauthorized", "acr-ok", "acr-unauthorized":
-		return true
-	}
-	return false
 }
 
 func codesOf(reasons []policy.Reason, action string) string {
@@ -114,7 +104,7 @@ type verdictKey struct {
 // refusal is a decision before any policy's: of what policies and upstreams may
 // read differently, or what a policy has to know and does not.
 func refusal(code, required string) *verdict {
-	return &verdict{denied: code, refusals: []policy.Reason{{Code: code, Rule: required, Told: required}}}
+	return &verdict{denied: code, refusals: []policy.Reason{{Code: code, Rule: required, Told: required, OfRequest: true}}}
 }
 
 func badPath() *verdict { return refusal("malformed-path", "the path is well-formed") }

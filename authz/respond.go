@@ -245,7 +245,7 @@ func notice(a answer, c *ruling, r *request, link string) pages.Notice {
 		n.Remedy = remedy(c)
 		if c.who != nil {
 			n.Details = append(n.Details, pages.Detail{Label: "Signed in as", Value: whose(c.who)})
-			if c.outcome == Forbidden && !c.who.principal.ServiceAccount && r.navigation() {
+			if c.outcome == Forbidden && !c.forItself() && !c.who.principal.ServiceAccount && r.navigation() {
 				back := url.Values{signin.ParamRedirectURI: {r.target().String()}}
 				n.Actions = append(n.Actions, pages.Action{Label: "Use another account", URL: "/.pomerium/sign_out?" + back.Encode()})
 			}
@@ -258,6 +258,13 @@ func notice(a answer, c *ruling, r *request, link string) pages.Notice {
 	return n
 }
 
+// forItself reports whether a request was refused for what it is, and not for who
+// sent it.
+func (c *ruling) forItself() bool {
+	return c.outcome == Forbidden && c.verdict != nil && len(c.verdict.refusals) > 0 &&
+		!slices.ContainsFunc(c.verdict.refusals, func(r policy.Reason) bool { return !r.OfRequest })
+}
+
 // remedy is what somebody who was refused can do.
 func remedy(c *ruling) string {
 	switch {
@@ -265,6 +272,8 @@ func remedy(c *ruling) string {
 		return "Choose the certificate that you were given for this application. Browsers ask once and then remember: to be asked again, close all windows or use a private one. If you have no certificate, ask whoever runs this application."
 	case c.outcome == Device:
 		return "Use a device that is approved. To have this one approved, send whoever runs this application the request id."
+	case c.forItself():
+		return "Another account would not help: what does not fit is the request, such as where it comes from, when it is made or what it asks for. If it should be let through, send whoever runs this application the request id."
 	case c.who != nil:
 		return "If you have another account that may enter, sign in with that one. Otherwise ask whoever runs this application."
 	}

@@ -153,13 +153,21 @@ func (c criterion) String() string {
 // told is the criterion as whoever it refused may see it. What is compared is left
 // out where it may be a secret or say what the network behind is like.
 func (c *criterion) told() string {
+	name := c.kind.name
 	switch c.kind.data {
-	case repeated, networks, certificate, record, module:
-		name := c.kind.name
+	case repeated:
 		if c.kind.takesPath() {
 			name += "/" + plain(c.path)
 		}
-		return name + " matches"
+		return name + " has a value that the policy names"
+	case record:
+		return name + " has a value that the policy names"
+	case networks:
+		return name + " is in a network that the policy names"
+	case certificate:
+		return name + " is one that the policy names"
+	case module:
+		return "a rule of the policy in Rego holds"
 	}
 	return c.String()
 }

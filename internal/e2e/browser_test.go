@@ -16,6 +16,7 @@ func TestBrowser(t *testing.T) {
 		{"a hand-off link signs nobody in but the browser that asked for it", testHandoff},
 		{"a callback of an attacker's sign-in signs nobody in as the attacker", testLoginForgery},
 		{"the remedies for pages that call another host work", testCORS},
+		{"policies that ask for more than a sign-in say so", testPolicyPages},
 		{"pages work without scripts", testWithoutScripts},
 		{"a page that breaks its policy is noticed", testNoticesViolations},
 	} {
