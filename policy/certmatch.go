@@ -50,24 +50,11 @@ func (m certificateMatch) alternatives(_ *criterion, ref string) [][]string {
 		conditions = append(conditions, fmt.Sprintf("%s.spki_hash in %s", ref, set(m.hashes)))
 	}
 	for _, n := range m.names {
-		variable := strings.TrimPrefix(n.key, "san_")
 		// Counted, so that one list is not gone through again for each name of another.
-		conditions = append(conditions, fmt.Sprintf("count([%s | some %s in %s.%s; %s]) > 0", variable, variable, ref, n.key, strings.Join(n.on(variable), "; ")))
+		tests := strings.Join(n.conditions("value"), "; ")
+		conditions = append(conditions, fmt.Sprintf("count([value | some value in %s.%s; %s]) > 0", ref, n.key, tests))
 	}
 	return [][]string{conditions}
-}
-
-// on are the tests of a variable.
-func (n nameTests) on(variable string) []string {
-	conditions := make([]string, len(n.textTests))
-	for i, t := range n.textTests {
-		if t.matcher == "not_in" {
-			conditions[i] = fmt.Sprintf("not %s in %s", variable, set(t.values))
-			continue
-		}
-		conditions[i] = textTests{t}.conditions(variable)[0]
-	}
-	return conditions
 }
 
 func (m certificateMatch) hold(c *Certificate) bool {

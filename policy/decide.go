@@ -182,7 +182,7 @@ func (e *Evaluator) staleSignIn(o outcome, in *Input) time.Duration {
 		return 0
 	}
 	slices.Sort(limits)
-	for _, limit := range slices.Backward(limits) {
+	for _, limit := range slices.Backward(slices.Compact(limits)) {
 		if allows(limit) {
 			return limit
 		}
