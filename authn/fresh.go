@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -163,7 +162,7 @@ func (g *Generation) silentAboutTime(req signInRequest) *failure {
 		cause: fmt.Errorf("provider was asked for a sign-in of at most %ds and gave no usable auth_time, which it did for others", req.MaxAge),
 		title: "The identity provider did not say when you signed in",
 		message: fmt.Sprintf("The page that you want needs a sign-in that is at most %s old. The identity provider was told to ask you again and to say when it did, but this time it did not say.",
-			span(time.Duration(req.MaxAge)*time.Second)),
+			pages.Span(time.Duration(req.MaxAge)*time.Second)),
 		remedy:  "Start over. If this page comes back, tell the people who run this site: their identity provider leaves auth_time out of some of its answers.",
 		details: []pages.Detail{{Label: "Identity provider", Value: g.providerHost()}},
 		actions: g.startOverActions(req),
@@ -177,7 +176,7 @@ func (g *Generation) notAskedAgain(req signInRequest, age time.Duration) *failur
 		cause: fmt.Errorf("provider was asked for a sign-in of at most %ds and gave one of %ds", req.MaxAge, int64(age/time.Second)),
 		title: "The identity provider did not ask you again",
 		message: fmt.Sprintf("The page that you want needs a sign-in that is at most %s old. The identity provider was told to ask you again, but sent you back with a sign-in that is %s old.",
-			span(time.Duration(req.MaxAge)*time.Second), span(age)),
+			pages.Span(time.Duration(req.MaxAge)*time.Second), pages.Span(age)),
 		remedy:  "Sign out at the identity provider, then start over. If this page comes back, tell the people who run this site: their identity provider honours neither max_age nor prompt=login.",
 		details: []pages.Detail{{Label: "Identity provider", Value: g.providerHost()}},
 		actions: g.startOverActions(req),
@@ -211,23 +210,4 @@ func (s *Server) renew(g *Generation, r *http.Request, req signInRequest, who *i
 		return nil, storeDown("delete session", err)
 	}
 	return session, nil
-}
-
-// span is a time in its two largest units.
-func span(d time.Duration) string {
-	var parts []string
-	for _, unit := range []struct {
-		size time.Duration
-		name string
-	}{{24 * time.Hour, "day"}, {time.Hour, "hour"}, {time.Minute, "minute"}, {time.Second, "second"}} {
-		n := d / unit.size
-		d %= unit.size
-		switch {
-		case n > 1:
-			parts = append(parts, fmt.Sprintf("%d %ss", n, unit.name))
-		case n == 1:
-			parts = append(parts, "1 "+unit.name)
-		}
-	}
-	return strings.Join(parts[:min(len(parts), 2)], " ")
 }

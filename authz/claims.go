@@ -76,7 +76,7 @@ func claimAt(claims map[string]any, path string) any {
 	return at
 }
 
-// headerText is v where it may stand in a header as it is, and "" otherwise: a
+// headerSafe is v where it may stand in a header as it is, and "" otherwise: a
 // claim with a line break in it never becomes two headers.
 func headerSafe(v string) string {
 	for i := range len(v) {

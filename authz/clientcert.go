@@ -22,6 +22,8 @@ const (
 	// maxClientChain the certificates beyond which none of them is.
 	maxClientElement = 256 << 10
 	maxClientChain   = 10
+	// unreadable is the problem of what is no certificate.
+	unreadable = "it cannot be read"
 )
 
 // clients knows the certificates of clients. Its memory is its own, so that
@@ -78,7 +80,7 @@ func (c *clients) find(values []string, now time.Time, remember bool) *client {
 	case len(values) > 1:
 		return &client{problem: "more than one was reported"}
 	case len(values[0]) > maxClientElement:
-		return &client{problem: "it cannot be read"}
+		return &client{problem: unreadable}
 	case !remember:
 		return c.examine(values[0], now)
 	}
@@ -95,14 +97,14 @@ func (c *clients) find(values []string, now time.Time, remember bool) *client {
 func (c *clients) examine(value string, now time.Time) *client {
 	text, digest, err := certificateText(value)
 	if err != nil {
-		return &client{problem: "it cannot be read", checked: now}
+		return &client{problem: unreadable, checked: now}
 	}
 	if strings.Count(text, "-----BEGIN ") > maxClientChain {
 		return &client{problem: fmt.Sprintf("it comes in a chain of more than %d certificates", maxClientChain), checked: now}
 	}
 	chain, err := policy.ParseCertificates([]byte(text))
 	if err != nil {
-		return &client{problem: "it cannot be read", checked: now}
+		return &client{problem: unreadable, checked: now}
 	}
 	// Envoy says what it saw in the handshake. A chain that does not begin with
 	// that belongs to somebody else.

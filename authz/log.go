@@ -187,7 +187,7 @@ func (r *request) attrs(attrs []slog.Attr, c *ruling, ip string) []slog.Attr {
 		slog.String("host", bounded(r.Host)),
 		slog.String("path", bounded(path)))
 	if ip != "" {
-		attrs = append(attrs, slog.String("ip", ip))
+		attrs = append(attrs, slog.String("ip", bounded(ip)))
 	}
 	if r.Preflight {
 		attrs = append(attrs, slog.Bool("preflight", true))

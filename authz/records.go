@@ -289,7 +289,9 @@ func (c *records) setBehind(typ string, since time.Time) {
 	if behind := c.behind.Load(); behind != nil {
 		maps.Copy(next, *behind)
 	}
-	if delete(next, typ); !since.IsZero() {
+	if since.IsZero() {
+		delete(next, typ)
+	} else {
 		next[typ] = since
 	}
 	if len(next) == 0 {

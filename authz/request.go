@@ -217,14 +217,6 @@ func splitPath(path string) (plain, query string) {
 	return plain, query
 }
 
-// hostname is the host in lower case and without a port.
-func hostname(host string) string {
-	if i := strings.LastIndexByte(host, ':'); i >= 0 && strings.IndexByte(host[i:], ']') < 0 {
-		host = host[:i]
-	}
-	return lower(strings.TrimSuffix(host, "."))
-}
-
 // fromProto reads a CheckRequest in its protobuf type.
 func fromProto(m *authv3.CheckRequest) *request {
 	http := m.GetAttributes().GetRequest().GetHttp()

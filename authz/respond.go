@@ -56,7 +56,7 @@ func answerTo(o Outcome, maxAge time.Duration) answer {
 	case SignIn:
 		if maxAge > 0 {
 			return answer{http.StatusUnauthorized, codes.Unauthenticated, "sign-in-too-old",
-				"Sign in again", "You signed in too long ago for this application. It asks for a sign-in that is at most " + ageText(maxAge) + " old."}
+				"Sign in again", "You signed in too long ago for this application. It asks for a sign-in that is at most " + pages.Span(maxAge) + " old."}
 		}
 		return answer{http.StatusUnauthorized, codes.Unauthenticated, "unauthenticated",
 			"Sign in first", "This application is for people who have signed in."}
@@ -123,7 +123,7 @@ func challenge(r *request, maxAge time.Duration) string {
 	switch {
 	case maxAge > 0:
 		return fmt.Sprintf(`Bearer error="insufficient_user_authentication", error_description="The sign-in must be at most %s old", max_age="%d"`,
-			ageText(maxAge), wholeSeconds(maxAge))
+			pages.Span(maxAge), wholeSeconds(maxAge))
 	case r.bringsToken():
 		return `Bearer realm="countersign", error="invalid_token"`
 	}
@@ -131,24 +131,6 @@ func challenge(r *request, maxAge time.Duration) string {
 }
 
 func wholeSeconds(d time.Duration) int64 { return max(1, int64(d/time.Second)) }
-
-// ageText is an age in the largest unit that it is a whole number of.
-func ageText(d time.Duration) string {
-	n, unit := wholeSeconds(d), "second"
-	for _, u := range []struct {
-		size int64
-		name string
-	}{{24 * 60 * 60, "day"}, {60 * 60, "hour"}, {60, "minute"}} {
-		if n%u.size == 0 {
-			n, unit = n/u.size, u.name
-			break
-		}
-	}
-	if n != 1 {
-		unit += "s"
-	}
-	return strconv.FormatInt(n, 10) + " " + unit
-}
 
 func robots(r *request) bool {
 	path, _ := splitPath(r.Path)

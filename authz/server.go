@@ -38,7 +38,7 @@ import (
 // Config is what a Server needs. Store is required; the others have useful zero
 // values.
 type Config struct {
-	// Store has the sessions and service accounts.
+	// Store has the sessions, the service accounts and the records.
 	Store databroker.Store
 	// Log gets one line per decision, at level info. Nil logs nothing.
 	Log *slog.Logger

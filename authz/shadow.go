@@ -20,8 +20,6 @@ const (
 	shadowTimeout = 25 * time.Millisecond
 	// shadowRest is how long a shadow that took longer is left alone.
 	shadowRest = 10 * time.Second
-	// effects is how many there are.
-	effects = int(policy.Device) + 1
 )
 
 // shadow is a policy that is asked and not obeyed.
@@ -34,7 +32,7 @@ type shadow struct {
 type shadowCounts struct {
 	failed atomic.Uint64
 	// decided are by the effects of the policy and of the shadow.
-	decided [effects][effects]atomic.Uint64
+	decided [policy.Effects][policy.Effects]atomic.Uint64
 	// rests is until when the shadow is left alone, in nanoseconds.
 	rests atomic.Int64
 }
@@ -108,8 +106,8 @@ type ShadowDifference struct {
 
 func (t *route) shadowStats() ShadowStats {
 	st := ShadowStats{RouteID: t.id, Route: t.name, Failed: t.shadow.failed.Load()}
-	for real := range effects {
-		for other := range effects {
+	for real := range policy.Effects {
+		for other := range policy.Effects {
 			n := t.shadow.decided[real][other].Load()
 			st.Evaluated += n
 			if n > 0 && real != other {

@@ -30,7 +30,7 @@ func (s *Server) passage(ctx context.Context, g *Generation, r *request, who *id
 	if who == nil {
 		who = &g.nobody
 	}
-	if p.own, err = g.minter.mint(who, hostname(r.Host)); err != nil {
+	if p.own, err = g.minter.mint(who, signin.Hostname(r.Host)); err != nil {
 		return passage{}, err
 	}
 	// An incoming assertion speaks for the original user only if nobody before

@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -87,12 +88,14 @@ func write(t testing.TB, path string, content []byte) {
 
 // TestProblems shows what each mistake is answered with: config.yaml and the
 // environment (env) go in, the full list of problems comes out. The folder
-// also holds good, other and expired, each a .pem with its .key.
+// also holds good, other and expired, each a .pem with its .key, and damaged.pem,
+// in which the second of two certificates ends too soon.
 func TestProblems(t *testing.T) {
 	files := map[string][]byte{}
 	for name, ends := range map[string]time.Duration{"good": time.Hour, "other": time.Hour, "expired": -time.Hour} {
 		files[name+".pem"], files[name+".key"] = keyPair(t, name+".example.com", ends)
 	}
+	files["damaged.pem"] = append(slices.Clone(files["good.pem"]), files["other.pem"][:100]...)
 	files["ca.pem"], files["good.crl"], files["old.crl"] = authority(t, "One")
 	_, files["other.crl"], _ = authority(t, "Other")
 	golden.Only(t, "testdata", "problems")

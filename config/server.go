@@ -3,9 +3,6 @@ package config
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
-	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -14,6 +11,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/countersign/countersign/policy"
 )
 
 // server reads what concerns the listeners.
@@ -225,7 +224,7 @@ func (l *loader) certificateAuthority(v value) []byte {
 	path := l.resolvePath(v.node.Value)
 	checked, seen := l.authorities[path]
 	if !seen {
-		checked.certificates, checked.err = parseCertificates(content)
+		checked.certificates, checked.err = policy.ParseCertificates(content)
 		l.authorities[path] = checked
 	}
 	if checked.err != nil {
@@ -242,26 +241,4 @@ func (l *loader) anyValid(v value, list []*x509.Certificate) {
 	if !slices.ContainsFunc(list, func(c *x509.Certificate) bool { return !now.After(c.NotAfter) }) {
 		l.validity(v, list[0])
 	}
-}
-
-func parseCertificates(content []byte) ([]*x509.Certificate, error) {
-	var list []*x509.Certificate
-	for rest := content; ; {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("a %s block among the certificates", clip(block.Type))
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("certificate %d: %w", len(list)+1, err)
-		}
-		list = append(list, c)
-	}
-	if len(list) == 0 {
-		return nil, errors.New("no certificate in it")
-	}
-	return list, nil
 }

@@ -361,3 +361,8 @@ func clock(now func() time.Time) func() time.Time {
 	}
 	return now
 }
+
+// copyDevices returns nil for no devices.
+func copyDevices(devices []DeviceCredential) []DeviceCredential {
+	return append([]DeviceCredential(nil), devices...)
+}

@@ -133,8 +133,3 @@ func (m *Memory) ReplaceRecords(ctx context.Context, typ string, records []*Reco
 		return nil
 	})
 }
-
-// copyDevices returns nil for no devices.
-func copyDevices(devices []DeviceCredential) []DeviceCredential {
-	return append([]DeviceCredential(nil), devices...)
-}

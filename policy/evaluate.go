@@ -29,6 +29,9 @@ const (
 	ClientCertificate
 	// Device refuses a device that is not enrolled or not approved.
 	Device
+
+	// Effects is how many outcomes there are.
+	Effects = iota
 )
 
 // String returns deny, allow, sign-in, client-certificate or device.

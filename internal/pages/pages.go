@@ -12,6 +12,7 @@ import (
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
+	"fmt"
 	"html/template"
 	"net/http"
 	"net/url"
@@ -230,4 +231,24 @@ func initial(names ...string) string {
 		}
 	}
 	return "?"
+}
+
+// Span is how long something takes or lies back, in words: the two largest of its
+// units, so "1 hour 30 minutes". Less than a second is "".
+func Span(d time.Duration) string {
+	var parts []string
+	for _, unit := range []struct {
+		size time.Duration
+		name string
+	}{{24 * time.Hour, "day"}, {time.Hour, "hour"}, {time.Minute, "minute"}, {time.Second, "second"}} {
+		n := d / unit.size
+		d %= unit.size
+		switch {
+		case n > 1:
+			parts = append(parts, fmt.Sprintf("%d %ss", n, unit.name))
+		case n == 1:
+			parts = append(parts, "1 "+unit.name)
+		}
+	}
+	return strings.Join(parts[:min(len(parts), 2)], " ")
 }

@@ -133,3 +133,14 @@ func FuzzNotice(f *testing.F) {
 		}
 	})
 }
+
+func TestSpan(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "", time.Second: "1 second", 90 * time.Second: "1 minute 30 seconds", 15 * time.Minute: "15 minutes",
+		90 * time.Minute: "1 hour 30 minutes", 24*time.Hour + time.Minute + time.Second: "1 day 1 minute", 48 * time.Hour: "2 days",
+	} {
+		if got := pages.Span(d); got != want {
+			t.Errorf("Span(%s) = %q, want %q", d, got, want)
+		}
+	}
+}

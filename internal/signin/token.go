@@ -105,19 +105,19 @@ func (c Credential) GoodFor(host, cookieDomain string) bool {
 // Covers reports whether a cookie of this domain is sent to host
 // (RFC 6265, section 5.1.3).
 func Covers(cookieDomain, host string) bool {
-	host, cookieDomain = plainHost(host), plainHost(cookieDomain)
+	host, cookieDomain = Hostname(host), Hostname(cookieDomain)
 	return host == cookieDomain || strings.HasSuffix(host, "."+cookieDomain)
 }
 
 // hostDigest stands for a host in a token, whose length is bounded.
 func hostDigest(host string) string {
-	sum := sha256.Sum256([]byte(plainHost(host)))
+	sum := sha256.Sum256([]byte(Hostname(host)))
 	return base64url.EncodeToString(sum[:12])
 }
 
-// plainHost is a host in lower case without port, trailing dot or the leading
-// dot of a cookie domain.
-func plainHost(host string) string {
+// Hostname is a host in lower case without port, trailing dot or the leading dot
+// of a cookie domain.
+func Hostname(host string) string {
 	if i := strings.LastIndexByte(host, ':'); i >= 0 && strings.IndexByte(host[i:], ']') < 0 {
 		host = host[:i]
 	}
