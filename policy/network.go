@@ -86,28 +86,40 @@ func (p *parser) networks(e entry) (operand, bool) {
 	return ns, ok
 }
 
-// parseNetwork reads an address or a network in CIDR notation.
+// parseNetwork reads an address or a network, whose bits end with its mask.
 func parseNetwork(s string) (n netip.Prefix, problem string) {
+	n, ok := ParseNetwork(s)
+	switch {
+	case !ok:
+		return n, fmt.Sprintf("%s is no address and no network", plain(clip(s)))
+	case n.Masked() != n:
+		return n, fmt.Sprintf("%s has bits beyond its mask; the network is %s", s, n.Masked())
+	}
+	return n, ""
+}
+
+// ParseNetwork reads an address, or a network in CIDR notation, as policies and ids
+// of records mean it: an address is a network of one, and IPv4 in IPv6 is IPv4. Bits
+// beyond the mask are left, for whoever refuses them. It is here for whoever reads
+// records, two of which may mean one network.
+func ParseNetwork(s string) (n netip.Prefix, ok bool) {
 	if !strings.Contains(s, "/") {
 		ip, err := netip.ParseAddr(s)
 		if err != nil || ip.Zone() != "" {
-			return n, fmt.Sprintf("%s is no address and no network", plain(clip(s)))
+			return n, false
 		}
 		ip = ip.Unmap()
-		return netip.PrefixFrom(ip, ip.BitLen()), ""
+		return netip.PrefixFrom(ip, ip.BitLen()), true
 	}
 	n, err := netip.ParsePrefix(s)
 	if err != nil {
-		return n, fmt.Sprintf("%s is no address and no network", plain(clip(s)))
+		return n, false
 	}
 	const mapped = 96 // bits that IPv6 puts before an IPv4 address
 	if n.Addr().Is4In6() && n.Bits() >= mapped {
 		n = netip.PrefixFrom(n.Addr().Unmap(), n.Bits()-mapped)
 	}
-	if n.Masked() != n {
-		return n, fmt.Sprintf("%s has bits beyond its mask; the network is %s", s, n.Masked())
-	}
-	return n, ""
+	return n, true
 }
 
 // clip bounds what a message repeats.

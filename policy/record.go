@@ -42,10 +42,11 @@ func NewRecords(records []Record) *Records {
 			r.types[record.Type] = index
 		}
 		index.byID[record.ID] = record.Fields
-		network, ok := networkOf(record.ID)
+		network, ok := ParseNetwork(record.ID)
 		if !ok {
 			continue
 		}
+		network = network.Masked()
 		if _, taken := index.networks[network]; taken {
 			continue
 		}
@@ -70,19 +71,6 @@ func JoinRecords(sets ...*Records) *Records {
 		}
 	}
 	return joined
-}
-
-// networkOf is the network that the id of a record means.
-func networkOf(id string) (netip.Prefix, bool) {
-	if network, problem := parseNetwork(id); problem == "" {
-		return network, true
-	}
-	network, err := netip.ParsePrefix(id)
-	if err != nil {
-		return netip.Prefix{}, false
-	}
-	network, problem := parseNetwork(network.Masked().String())
-	return network, problem == ""
 }
 
 // Find returns the fields of the record of this type and id.

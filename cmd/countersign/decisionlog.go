@@ -32,16 +32,25 @@ type decisionLog struct {
 	brokenBy error
 }
 
-// openLog opens a file, or stdin for "-".
-func openLog(c *cobra.Command, name string) (*decisionLog, error) {
-	if name == "-" {
-		return &decisionLog{name: "stdin", from: io.NopCloser(c.InOrStdin())}, nil
-	}
-	f, err := os.Open(name)
+// openLog opens a log, from stdin for "-".
+func openLog(c *cobra.Command, file string) (*decisionLog, error) {
+	name, from, err := openInput(c, file)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("open the decision log: %w", err)}
+		return nil, fmt.Errorf("open the decision log: %w", err)
 	}
-	return &decisionLog{name: name, from: f}, nil
+	return &decisionLog{name: name, from: from}, nil
+}
+
+// openInput opens a file, or stdin for "-". Name is what messages call it.
+func openInput(c *cobra.Command, file string) (name string, in io.ReadCloser, err error) {
+	if file == "-" {
+		return "stdin", io.NopCloser(c.InOrStdin()), nil
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return file, nil, usageError{err}
+	}
+	return file, f, nil
 }
 
 // each calls do with every decision for whose line wanted is true, in order.

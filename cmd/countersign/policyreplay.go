@@ -16,6 +16,7 @@ import (
 	"github.com/countersign/countersign/authz"
 	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/policy"
+	"github.com/countersign/countersign/policy/policytest"
 )
 
 // maxChanges bounds the groups of changed decisions, which strangers can make
@@ -177,21 +178,20 @@ type side struct {
 	cfg    *config.Config
 	table  *routeTable
 	judges map[*config.Route]*judge
-	// compiled are the evaluators of both sides by the keys of their policies.
-	compiled map[string]*policy.Evaluator
+	// runner compiles the policies of both sides.
+	runner *policytest.Runner
 }
 
-// judge is a route's policy.
+// judge is what is known of a route's policy before it decides.
 type judge struct {
-	key       string
-	reads     policy.Reads
-	evaluator *policy.Evaluator // nil until it is asked
+	key   string
+	reads policy.Reads
 }
 
 func newSides(before, after *config.Config) (sides [2]*side, err error) {
-	compiled := map[string]*policy.Evaluator{}
+	runner := &policytest.Runner{}
 	for i, cfg := range []*config.Config{before, after} {
-		s := &side{cfg: cfg, judges: map[*config.Route]*judge{}, compiled: compiled}
+		s := &side{cfg: cfg, judges: map[*config.Route]*judge{}, runner: runner}
 		if s.table, err = newRouteTable(cfg); err != nil {
 			return sides, err
 		}
@@ -207,23 +207,6 @@ func (s *side) judge(r *config.Route) *judge {
 		s.judges[r] = j
 	}
 	return j
-}
-
-// compile makes sure that a judge has an evaluator.
-func (s *side) compile(ctx context.Context, r *config.Route) (*judge, error) {
-	j := s.judge(r)
-	if j.evaluator != nil {
-		return j, nil
-	}
-	if s.compiled[j.key] == nil {
-		e, err := policy.Compile(ctx, r.Policy)
-		if err != nil {
-			return nil, fmt.Errorf("compile the policy of %s: %w", r.Name, err)
-		}
-		s.compiled[j.key] = e
-	}
-	j.evaluator = s.compiled[j.key].For(r.Policy)
-	return j, nil
 }
 
 // maxPath is where the log cuts paths.
@@ -253,15 +236,15 @@ func (s *side) decide(ctx context.Context, check *authz.LoggedCheck, end place) 
 	if end.route == nil {
 		return verdict{effect: "no-route", because: []string{end.why}}, nil
 	}
-	j, err := s.compile(ctx, end.route)
-	if err != nil {
-		return verdict{}, err
-	}
-	v := verdict{unknown: check.Unknown(j.reads)}
+	v := verdict{unknown: check.Unknown(s.judge(end.route).reads)}
 	if len(v.unknown) > 0 {
 		return v, nil
 	}
-	d, err := j.evaluator.Evaluate(ctx, check.Input())
+	e, err := s.runner.Evaluator(ctx, end.route.Policy)
+	if err != nil {
+		return verdict{}, fmt.Errorf("the policy of %s: %w", end.route.Name, err)
+	}
+	d, err := e.Evaluate(ctx, check.Input())
 	if err != nil {
 		return verdict{}, fmt.Errorf("evaluate the policy of %s: %w", end.route.Name, err)
 	}

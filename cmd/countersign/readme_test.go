@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -18,29 +17,17 @@ func TestReadme(t *testing.T) {
 	}
 	readme := string(raw)
 
-	dir := t.TempDir()
-	path := filepath.Join(dir, "config.yaml")
 	config := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindStringSubmatch(readme)
 	if config == nil {
 		t.Fatal("no configuration in the README")
 	}
-	for name, content := range map[string]string{path: config[1], filepath.Join(dir, "client-secret.txt"): "hidden\n"} {
-		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
+	files := map[string]string{"config.yaml": config[1], "client-secret.txt": "hidden\n"}
+	runs(t, files, "validate", "--config", "config.yaml")
+	explained := runs(t, files, "policy", "explain", "--config", "config.yaml", "--route", "https://app.example.com", "--email", "ana@example.com")
+	if !strings.HasPrefix(explained, "allow") {
+		t.Errorf("explain: %s", explained)
 	}
-	var stdout, stderr bytes.Buffer
-	if code := run(t.Context(), []string{"validate", "--config", path}, &stdout, &stderr); code != 0 || stderr.Len() > 0 {
-		t.Errorf("validate: exit code %d\n%s", code, &stderr)
-	}
-
 	documentedCommands(t, readme, 6)
-
-	explain := []string{"policy", "explain", "--config", path, "--route", "https://app.example.com", "--email", "ana@example.com"}
-	stdout.Reset()
-	if code := run(t.Context(), explain, &stdout, &stderr); code != 0 || !strings.HasPrefix(stdout.String(), "allow") {
-		t.Errorf("explain: exit code %d\n%s%s", code, &stdout, &stderr)
-	}
 
 	for _, target := range regexp.MustCompile(`(?:\]\(|src(?:set)?=")([^)"#]+)`).FindAllStringSubmatch(readme, -1) {
 		if _, err := os.Stat(filepath.Join("../..", target[1])); err != nil {

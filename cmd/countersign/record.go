@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"regexp"
 	"strings"
 	"time"
@@ -62,15 +61,11 @@ func newRecordImport() *cobra.Command {
 
 // readRecords reads a file of records, or stdin for "-".
 func readRecords(c *cobra.Command, file, typ, key string) ([]*databroker.Record, error) {
-	name, in := "stdin", c.InOrStdin()
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return nil, usageError{fmt.Errorf("read records: %w", err)}
-		}
-		defer func() { _ = f.Close() }() // it was only read
-		name, in = file, f
+	name, in, err := openInput(c, file)
+	if err != nil {
+		return nil, fmt.Errorf("read records: %w", err)
 	}
+	defer func() { _ = in.Close() }() // it was only read
 	content, err := io.ReadAll(io.LimitReader(in, maxImport+1))
 	if err != nil {
 		return nil, fmt.Errorf("read records: %w", err)

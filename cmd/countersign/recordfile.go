@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/databroker"
+	"github.com/countersign/countersign/policy"
 )
 
 // maxRecordProblems is how many problems of a file are told.
@@ -244,24 +244,14 @@ func (f *recordFile) add(at spot, what string, fields map[string]any) {
 // it open which of them counts. beyond is the network without the bits that the id
 // has beyond its mask, "" where it has none.
 func networkName(id string) (name, beyond string) {
-	if ip, err := netip.ParseAddr(id); err == nil && ip.Zone() == "" {
-		return "network " + ip.Unmap().String(), ""
-	}
-	prefix, err := netip.ParsePrefix(id)
-	if err != nil {
+	network, ok := policy.ParseNetwork(id)
+	switch {
+	case !ok:
 		return "id " + id, ""
+	case network.Masked() != network:
+		return "", network.Masked().String()
 	}
-	if masked := prefix.Masked(); masked != prefix {
-		return "", masked.String()
-	}
-	const mapped = 96 // bits that IPv6 puts before an IPv4 address
-	if prefix.Addr().Is4In6() && prefix.Bits() >= mapped {
-		prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-mapped)
-	}
-	if prefix.IsSingleIP() {
-		return "network " + prefix.Addr().String(), ""
-	}
-	return "network " + prefix.String(), ""
+	return "network " + network.String(), ""
 }
 
 // unlist returns the fields of an object that record list printed, and any

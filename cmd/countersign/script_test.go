@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -71,6 +72,9 @@ func signIn(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.MkdirAll(dir, 0o700))
 	secrets, err := keptSecrets(filepath.Join(dir, secretsFile))
 	ts.Check(err)
+	// A child of another script would hold the store's lock from its fork to its exec.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	store, err := databroker.OpenFile(context.Background(), databroker.FileConfig{Dir: dir, SealKey: secrets.Shared})
 	ts.Check(err)
 	life, err := time.ParseDuration(args[3])

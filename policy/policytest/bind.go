@@ -2,11 +2,11 @@ package policytest
 
 import (
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -172,21 +172,8 @@ func (r *Route) anyHost() string {
 // several labels, or none.
 func (r *Route) serves(host string) bool {
 	host, _ = splitHost(host)
-	parts := strings.Split(r.Host, "*")
-	if len(parts) == 1 {
-		return host == r.Host
-	}
-	last := len(parts) - 1
-	rest, ok := strings.CutPrefix(host, parts[0])
-	for _, part := range parts[1:last] {
-		_, rest, ok = cutAfter(rest, part, ok)
-	}
-	return ok && strings.HasSuffix(rest, parts[last])
-}
-
-func cutAfter(s, part string, ok bool) (before, after string, found bool) {
-	before, after, found = strings.Cut(s, part)
-	return before, after, found && ok
+	ok, err := path.Match(r.Host, host) // a * takes all but slashes, which no host has
+	return err == nil && ok
 }
 
 // suggest is a hint for whoever misspelt the name of a route.
@@ -252,7 +239,7 @@ func (c *binding) certificate(in *policy.Input, reads policy.Reads, remedy strin
 	if r.certificate != "" {
 		read := c.chain(r.certificate)
 		if read.err != nil {
-			c.problem(r.certificateAt, "name a PEM file, relative to the folder of the test file", "request.client_certificate: %s", read.err)
+			c.problem(r.certificateAt, "name a PEM file of certificates alone, relative to the folder of the test file", "request.client_certificate: %s", read.err)
 			return false
 		}
 		certificates = read.certificates
@@ -294,31 +281,14 @@ func readChain(readFile func(string) ([]byte, error), name string) ([]*x509.Cert
 	if readFile == nil {
 		return nil, errors.New("files are not read here")
 	}
-	rest, err := readFile(name)
+	content, err := readFile(name)
 	if err != nil {
 		return nil, err
 	}
-	if len(rest) > MaxFile {
-		return nil, fmt.Errorf("%s is larger than %d MiB", name, MaxFile>>20)
-	}
-	var certificates []*x509.Certificate
-	for len(certificates) <= maxChain {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			continue
-		}
-		certificate, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("%s: certificate %d: %w", name, len(certificates)+1, err)
-		}
-		certificates = append(certificates, certificate)
-	}
+	certificates, err := policy.ParseCertificates(content)
 	switch {
-	case len(certificates) == 0:
-		return nil, fmt.Errorf("%s holds no certificate in PEM", name)
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", name, err)
 	case len(certificates) > maxChain:
 		return nil, fmt.Errorf("%s holds more than %d certificates", name, maxChain)
 	}

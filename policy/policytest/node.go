@@ -37,7 +37,7 @@ func (r *reader) problem(n *yaml.Node, hint, format string, args ...any) {
 	}})
 }
 
-// sort puts problems in the order of the file.
+// sortProblems puts problems in the order of the file.
 func sortProblems(problems []Problem) {
 	slices.SortStableFunc(problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))

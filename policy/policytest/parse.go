@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/countersign/countersign/policy"
 )
@@ -274,7 +275,7 @@ func (p *parser) method(r *request, fields map[string]value) {
 		text, ok := p.text(method)
 		switch {
 		case !ok:
-		case !isToken(text):
+		case !httpguts.ValidHeaderFieldName(text): // a token, too
 			p.problem(method.node, "write a word such as GET", "request.method: %q is not a method", clip(text))
 		case strings.ToUpper(text) != text:
 			p.problem(method.node, "write "+clip(strings.ToUpper(text)), "request.method: %q is not in capitals, and methods tell them apart", clip(text))
@@ -392,7 +393,7 @@ func (p *parser) headers(v value) headers {
 	for _, m := range members {
 		name := strings.ToLower(m.key.Value)
 		switch {
-		case !isToken(name):
+		case !httpguts.ValidHeaderFieldName(name):
 			p.problem(m.key, "write it like x-team", "request.headers: %q is not the name of a header", clip(m.key.Value))
 			continue
 		case strings.Contains(name, "_"):
@@ -423,12 +424,4 @@ func (p *parser) headerValue(v value) string {
 		p.problem(v.node, "", "%s holds a control character", v.name)
 	}
 	return text
-}
-
-// isToken reports whether s is a token of HTTP, as methods and names of headers
-// are.
-func isToken(s string) bool {
-	return s != "" && !strings.ContainsFunc(s, func(c rune) bool {
-		return c <= ' ' || c >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, c)
-	})
 }

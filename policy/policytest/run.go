@@ -2,7 +2,6 @@ package policytest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -17,36 +16,42 @@ type Runner struct {
 	own map[*policy.Policy]*policy.Evaluator
 }
 
-// Evaluator is the case's policy, compiled.
-func (r *Runner) Evaluator(ctx context.Context, c *Case) (*policy.Evaluator, error) {
-	if c.Policy == nil {
-		return nil, errors.New("the test has problems")
-	}
-	if e := r.own[c.Policy]; e != nil {
+// Evaluator is a policy, compiled.
+func (r *Runner) Evaluator(ctx context.Context, p *policy.Policy) (*policy.Evaluator, error) {
+	if e := r.own[p]; e != nil {
 		return e, nil
 	}
 	if r.own == nil {
 		r.compiled, r.own = map[string]*policy.Evaluator{}, map[*policy.Policy]*policy.Evaluator{}
 	}
-	key := c.Policy.Key()
+	key := p.Key()
 	if r.compiled[key] == nil {
-		e, err := policy.Compile(ctx, c.Policy)
+		e, err := policy.Compile(ctx, p)
 		if err != nil {
-			return nil, fmt.Errorf("compile the policy of test %q: %w", c.Name, err)
+			return nil, fmt.Errorf("compile: %w", err)
 		}
 		r.compiled[key] = e
 	}
-	e := r.compiled[key].For(c.Policy)
-	r.own[c.Policy] = e
+	e := r.compiled[key].For(p)
+	r.own[p] = e
+	return e, nil
+}
+
+// evaluator is the policy of a case that runs, compiled.
+func (r *Runner) evaluator(ctx context.Context, c *Case) (*policy.Evaluator, error) {
+	if !c.Runs() {
+		return nil, fmt.Errorf("test %q has problems", c.Name)
+	}
+	e, err := r.Evaluator(ctx, c.Policy)
+	if err != nil {
+		return nil, fmt.Errorf("the policy of test %q: %w", c.Name, err)
+	}
 	return e, nil
 }
 
 // Decide decides a case that runs.
 func (r *Runner) Decide(ctx context.Context, c *Case) (policy.Decision, error) {
-	if !c.Runs() {
-		return policy.Decision{}, fmt.Errorf("test %q has problems", c.Name)
-	}
-	e, err := r.Evaluator(ctx, c)
+	e, err := r.evaluator(ctx, c)
 	if err != nil {
 		return policy.Decision{}, err
 	}
@@ -145,7 +150,7 @@ type covered struct {
 }
 
 func (r *run) run(ctx context.Context, c *Case, coverage bool) error {
-	e, err := r.runner.Evaluator(ctx, c)
+	e, err := r.runner.evaluator(ctx, c)
 	if err != nil {
 		return err
 	}
