@@ -43,8 +43,8 @@ func (l *loader) access(s settings, route value, r *Route) {
 		// A key with a problem of its own has been complained about.
 		anybody = anybody || hasKey(route.node, key) && !isFalse(s, key)
 	}
-	if !anybody {
-		l.warn(r.Position, "add policy, allowed_users or allow_any_authenticated_user: true", "nobody may use this route")
+	if !anybody || hasPolicy && !l.failedSince(before) && !all.Admits() {
+		l.warn(r.Position, "add policy with an allow rule, allowed_users or allow_any_authenticated_user: true", "nobody may use this route")
 	}
 }
 

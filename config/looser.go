@@ -126,6 +126,12 @@ func (w *looser) expressionAbove(g *group, r *Route) (*Route, string) {
 				return c.route, path
 			}
 		}
+		// Even one that spells the prefix may take whatever is below it.
+		for _, below := range []string{"x", "/x/x"} {
+			if path := r.Prefix + below; c.match.MatchString(path) && c.match.MatchString(r.Prefix+strings.ReplaceAll(below, "x", "zzq")) {
+				return c.route, path
+			}
+		}
 	}
 	if r.Regex == "" {
 		return nil, ""

@@ -2,6 +2,8 @@ package policy
 
 import (
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -48,6 +50,15 @@ func (a maxAge) hold(in *Input) bool {
 // timely reports whether t is a time that the input document has.
 func timely(t time.Time) bool { return !t.IsZero() && t.Year() >= 1970 && t.Year() < 2262 }
 
+// parseDuration reads a duration, of whole days too.
+func parseDuration(s string) (time.Duration, error) {
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 16)
+		return time.Duration(n) * 24 * time.Hour, err
+	}
+	return time.ParseDuration(s)
+}
+
 func (p *parser) age(e entry) (operand, bool) {
 	n := e.value
 	if n.Kind == yaml.MappingNode {
@@ -60,12 +71,12 @@ func (p *parser) age(e entry) (operand, bool) {
 			return nil, false
 		}
 	}
-	const hint = "write how long ago the sign-in may be, such as 15m or 12h"
+	const hint = "write how long ago the sign-in may be, such as 15m, 12h or 30d"
 	if !isScalar(n) {
 		p.problem(at(e), hint, "expected a duration for %s, found %s", e.name, describe(n))
 		return nil, false
 	}
-	d, err := time.ParseDuration(n.Value)
+	d, err := parseDuration(n.Value)
 	switch {
 	case err != nil:
 		p.problem(n, hint, "%s is no duration", plain(clip(n.Value)))

@@ -204,7 +204,7 @@ func build(ctx context.Context, p *Policy) (*Evaluator, error) {
 func capabilities() *ast.Capabilities {
 	needed := []string{
 		"eq", "assign", "equal", "neq", "lt", "lte", "gt", "gte", "plus", "minus", "mul", "rem", "count", "contains", "startswith", "endswith",
-		"internal.member_2", "net.cidr_contains", "time.clock", "time.weekday",
+		"internal.member_2", "object.get", "net.cidr_contains", "time.clock", "time.weekday",
 	}
 	c := ast.CapabilitiesForThisVersion()
 	c.Builtins = slices.DeleteFunc(c.Builtins, func(b *ast.Builtin) bool { return !slices.Contains(needed, b.Name) })

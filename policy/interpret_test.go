@@ -317,6 +317,9 @@ func interpretList(data any, values []string) bool {
 // if it keeps it out.
 func interpretRepeated(data any, letsIn bool, values []string) bool {
 	matching := 0
+	if len(values) == 0 && !letsIn {
+		values = []string{""} // leaving it out is no way in
+	}
 	for _, v := range values {
 		if interpretText(data, v) {
 			matching++

@@ -56,7 +56,7 @@ func (c *criterion) openness() Openness {
 // Lint finds what is legal in a policy and most likely not meant. Its problems
 // are warnings, in the order of the file.
 func Lint(p *Policy) []Problem {
-	problems := p.caseVariants()
+	problems := append(p.caseVariants(), p.impossible()...)
 	problems = append(problems, p.idle()...)
 	slices.SortStableFunc(problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
@@ -93,6 +93,50 @@ func (p *Policy) caseVariants() []Problem {
 		}
 	}
 	return problems
+}
+
+// impossible finds criteria that hold of nothing, by themselves.
+func (p *Policy) impossible() []Problem {
+	var problems []Problem
+	for _, cl := range p.clauses() {
+		for i := range cl.criteria {
+			c := &cl.criteria[i]
+			if why, hint := c.impossible(); why != "" {
+				problems = append(problems, Problem{
+					Line: c.line, Column: max(c.column, 1), Warning: true, Hint: hint,
+					Message: fmt.Sprintf("%s can never be: %s", c, why),
+				})
+			}
+		}
+	}
+	return problems
+}
+
+// impossible says why the criterion holds of nothing, "" where it may hold.
+func (c *criterion) impossible() (why, hint string) {
+	if tests, ok := c.operand.(listTests); ok {
+		for _, t := range tests {
+			if t.matcher == "exclude" && slices.ContainsFunc(tests, func(o test) bool { return o.matcher != "exclude" && o.values[0] == t.values[0] }) {
+				return "it has and excludes the same", "remove one of them"
+			}
+		}
+		return "", ""
+	}
+	values := c.exactly()
+	switch {
+	case values == nil:
+		return "", ""
+	case len(values) == 0:
+		return "no value matches all of it", "remove what contradicts the rest"
+	}
+	fits := func(ok func(string) bool) bool { return slices.ContainsFunc(values, ok) }
+	switch {
+	case c.kind.name == "http_method" && !fits(func(v string) bool { return v == strings.ToUpper(v) }):
+		return "methods are written in capitals", "write " + strings.ToUpper(values[0])
+	case c.kind.name == "http_path" && !fits(func(v string) bool { return strings.HasPrefix(v, "/") }):
+		return "a path begins with /", "write /" + values[0]
+	}
+	return "", ""
 }
 
 // Bounds on the work of idle: it doubles with each fact, and is done once for
@@ -230,7 +274,7 @@ func (c *criterion) exactly() []string {
 	}
 	for _, t := range tests {
 		if t.matcher == "is" || t.matcher == "in" {
-			return slices.DeleteFunc(slices.Clone(t.values), func(v string) bool { return !tests.hold(v) })
+			return slices.DeleteFunc(append([]string{}, t.values...), func(v string) bool { return !tests.hold(v) })
 		}
 	}
 	return nil

@@ -97,7 +97,10 @@ func (ts textTests) alternatives(c *criterion, ref string) [][]string {
 	}
 	body := strings.Join(ts.conditions("value"), "; ")
 	if c.keepsOut {
-		return [][]string{{"some value in " + ref, body}}
+		keys := c.place()
+		last := len(keys) - 1
+		values := fmt.Sprintf("object.get(input.%s, %s, [\"\"])", strings.Join(keys[:last], "."), quote(keys[last]))
+		return [][]string{{"some value in " + values, body}}
 	}
 	return [][]string{{"values := " + ref, "every value in values { " + body + " }"}}
 }
@@ -185,10 +188,11 @@ func (t test) holds(value string) bool {
 }
 
 // holdAll compares what a client repeats: every text, or one where that keeps the
-// client out. Nothing holds of no text.
+// client out. What it leaves out counts as empty there, and nowhere else: neither
+// way may it get in.
 func (ts textTests) holdAll(values []string, keepsOut bool) bool {
 	if keepsOut {
-		return slices.ContainsFunc(values, ts.hold)
+		return slices.ContainsFunc(values, ts.hold) || len(values) == 0 && ts.hold("")
 	}
 	return len(values) > 0 && !slices.ContainsFunc(values, func(v string) bool { return !ts.hold(v) })
 }

@@ -200,7 +200,11 @@ func (p *parser) moduleProblem(e entry, err error) {
 			where = fmt.Sprintf(" (line %d of the module)", row)
 		}
 		message, _, _ := strings.Cut(one.Message, "\n")
-		p.problem(&n, "", "rego: %s%s", message, where)
+		hint := ""
+		if strings.HasPrefix(message, "undefined function") {
+			hint = "rules call functions of their arguments alone, which neither reach outside nor tell the time: that is input.time"
+		}
+		p.problem(&n, hint, "rego: %s%s", message, where)
 	}
 }
 

@@ -195,6 +195,9 @@ func (p *parser) body(e entry) []operator {
 	a := action(e.name)
 	var operators []operator
 	for _, e := range p.entries(e.value) {
+		if e.name == "action" && isScalar(e.value) && e.value.Value == string(a) {
+			continue // which Pomerium's own tools write
+		}
 		if !isOperator(e.name) {
 			hint := suggest(e.name, operatorNames())
 			if _, ok := kindNamed(e.base()); ok {

@@ -29,15 +29,17 @@
 // A criterion about the session is false without one, whatever its matcher; since
 // "not" and "nor" keep its reason, a rule that would admit someone for what they are
 // not asks who they are first. A criterion about something that a request does not
-// have, a header for one, is false as well. Where a client repeats a header or a
+// have, an address for one, is false as well. Where a client repeats a header or a
 // parameter, all of its values must match if that lets the request in, and one is
-// enough if that keeps it out.
+// enough if that keeps it out; one that it leaves out never lets in, and counts as
+// empty where that keeps out.
 package policy
 
 import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -129,6 +131,12 @@ func (p *Policy) HasDeny() bool {
 		}
 	}
 	return false
+}
+
+// Admits reports whether there is an allow rule with criteria; without one the policy
+// lets nobody in.
+func (p *Policy) Admits() bool {
+	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.action == allow && len(r.operators) > 0 })
 }
 
 // Key is a hash of what the policy says, without positions: policies with equal
