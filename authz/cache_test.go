@@ -12,6 +12,7 @@ import (
 
 	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/databroker"
+	"github.com/countersign/countersign/policy"
 )
 
 // gambler draws policies, people, requests and events.
@@ -208,9 +209,9 @@ func (c *casino) putRecord() {
 		{Type: "mail", ID: person + "@example.com", Fields: map[string]any{"ok": pick(c.Rand, []string{"yes", "no"})}},
 		{Type: "network", ID: pick(c.Rand, []string{"192.0.2.0/24", "192.0.2.1", "2001:db8::/32"}), Fields: map[string]any{"site": pick(c.Rand, []string{"hq", "lab"})}},
 		{Type: "laptop", ID: pick(c.Rand, c.fingerprints), Fields: map[string]any{"owner": person}},
-		{Type: databroker.RecordDirectoryUser, ID: "user-" + person, Fields: map[string]any{
+		{Type: policy.RecordDirectoryUser, ID: "user-" + person, Fields: map[string]any{
 			"email": pick(c.Rand, []string{"", person + "@directory.org"}), "group_ids": []any{"g0", "g1", "g2"}[c.IntN(3):]}},
-		{Type: databroker.RecordDevice, ID: pick(c.Rand, []string{"d1", "d2"}), Fields: map[string]any{
+		{Type: policy.RecordDevice, ID: pick(c.Rand, []string{"d1", "d2"}), Fields: map[string]any{
 			"user_id": "user-" + person, "type": pick(c.Rand, []string{"any", "enclave_only"}), "approved_by": pick(c.Rand, []string{"", "admin"})}},
 	})
 	ctx := context.Background()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,33 +57,21 @@ func (i *identity) live(now time.Time) bool {
 // sessionIdentity is a session with what the records say of its user: where a
 // directory knows them, its groups and its address count.
 func sessionIdentity(s *databroker.Session, known *recordSet) *identity {
-	p := policy.Principal{
-		ID: s.ID, UserID: s.UserID, Claims: s.Claims, Groups: texts(s.Claims["groups"]), AuthTime: authTime(s),
-	}
-	// An address that the provider does not vouch for is nobody's: who may
-	// write anything there must not pass for someone.
-	if verified, said := s.Claims["email_verified"]; !said || yes(verified) {
-		p.Email, _ = s.Claims["email"].(string)
-	}
-	i := &identity{name: joined(s.Claims["name"]), idpID: s.IDPID, expiresAt: s.ExpiresAt}
-	if user, ok := known.Find(databroker.RecordDirectoryUser, s.UserID); ok {
-		p.Groups = texts(user["group_ids"])
-		if email, _ := user["email"].(string); email != "" {
-			p.Email = email
-		}
+	p := policy.Principal{ID: s.ID, UserID: s.UserID, Claims: s.Claims, AuthTime: authTime(s)}
+	p.Know(known.Records)
+	i := &identity{name: joined(s.Claims["name"]), idpID: s.IDPID, expiresAt: s.ExpiresAt, groups: p.Groups}
+	if _, ok := known.Find(policy.RecordDirectoryUser, s.UserID); ok {
 		i.groups = slices.Clone(p.Groups)
 		for _, id := range p.Groups {
-			group, _ := known.Find(databroker.RecordDirectoryGroup, id)
+			group, _ := known.Find(policy.RecordDirectoryGroup, id)
 			if name, _ := group["name"].(string); name != "" {
 				i.groups = append(i.groups, name)
 			}
 		}
-	} else {
-		i.groups = p.Groups
 	}
 	for _, d := range s.Devices {
 		i.devices = append(i.devices, d.ID)
-		device, ok := known.Find(databroker.RecordDevice, d.ID)
+		device, ok := known.Find(policy.RecordDevice, d.ID)
 		if owner, _ := device["user_id"].(string); !ok || owner != s.UserID {
 			continue // nobody's, or somebody else's
 		}
@@ -98,12 +85,6 @@ func sessionIdentity(s *databroker.Session, known *recordSet) *identity {
 	}
 	i.principal = p
 	return i
-}
-
-// yes is the claim true, which some providers write as a text.
-func yes(claim any) bool {
-	text, _ := claim.(string)
-	return claim == true || strings.EqualFold(text, "true")
 }
 
 // authTime is when the person last proved who they are, the zero time where the
@@ -120,11 +101,11 @@ func authTime(s *databroker.Session) time.Time {
 func (i *identity) madeOf(typ string, ids map[string]bool) bool {
 	in := func(id string) bool { return ids[id] }
 	switch typ {
-	case databroker.RecordDirectoryUser:
+	case policy.RecordDirectoryUser:
 		return in(i.principal.UserID)
-	case databroker.RecordDirectoryGroup:
+	case policy.RecordDirectoryGroup:
 		return slices.ContainsFunc(i.principal.Groups, in)
-	case databroker.RecordDevice:
+	case policy.RecordDevice:
 		return slices.ContainsFunc(i.devices, in)
 	}
 	return false

@@ -91,7 +91,7 @@ type recordFlight struct {
 func newRecords(store databroker.Store, now func() time.Time, ids *atomic.Uint64) *records {
 	c := &records{
 		store: store, now: now, ids: ids, log: slog.New(slog.DiscardHandler),
-		known:   []string{databroker.RecordDevice, databroker.RecordDirectoryGroup, databroker.RecordDirectoryUser},
+		known:   []string{policy.RecordDevice, policy.RecordDirectoryGroup, policy.RecordDirectoryUser},
 		woken:   make(chan struct{}, 1),
 		flights: map[string]*recordFlight{}, pending: map[string]*recordChanges{}, reading: map[string]bool{},
 	}

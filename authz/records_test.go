@@ -86,11 +86,11 @@ func TestDirectoryAndDevices(t *testing.T) {
 				}
 			}
 			expect("groups are the claim's", "staff", 200)
-			w.record(databroker.RecordDirectoryUser, "user-alice", map[string]any{"email": "a@directory.org", "group_ids": []any{"7"}})
+			w.record(policy.RecordDirectoryUser, "user-alice", map[string]any{"email": "a@directory.org", "group_ids": []any{"7"}})
 			expect("a directory's groups replace them", "staff", 403)
 			expect("its address too", "mail", 200)
-			w.record(databroker.RecordDirectoryUser, "user-alice", map[string]any{"group_ids": []any{"staff", "7"}})
-			w.record(databroker.RecordDirectoryGroup, "7", map[string]any{"name": "Engineering", "email": "eng@example.com"})
+			w.record(policy.RecordDirectoryUser, "user-alice", map[string]any{"group_ids": []any{"staff", "7"}})
+			w.record(policy.RecordDirectoryGroup, "7", map[string]any{"name": "Engineering", "email": "eng@example.com"})
 			expect("a directory without an address", "mail", 403)
 			groups := func() []string {
 				r := w.check(call("staff", "GET", "/", "cookie: _pomerium="+alice))
@@ -102,15 +102,15 @@ func TestDirectoryAndDevices(t *testing.T) {
 			w.until("the assertion has ids and then names", func() bool {
 				return slices.Equal(groups(), []string{"staff", "7", "Engineering"})
 			})
-			w.record(databroker.RecordDirectoryGroup, "7", map[string]any{"name": "Research"})
+			w.record(policy.RecordDirectoryGroup, "7", map[string]any{"name": "Research"})
 			w.until("a group's new name is seen", func() bool { return slices.Equal(groups(), []string{"staff", "7", "Research"}) })
 
 			expect("no device", "device", 450)
 			w.device("alice", "key-1", "")
 			expect("a device that nobody approved", "device", 450)
-			w.record(databroker.RecordDevice, "key-1", map[string]any{"user_id": "user-alice", "approved_by": "admin"})
+			w.record(policy.RecordDevice, "key-1", map[string]any{"user_id": "user-alice", "approved_by": "admin"})
 			expect("an approved device", "device", 200)
-			w.record(databroker.RecordDevice, "key-1", map[string]any{"user_id": "user-bob", "approved_by": "admin"})
+			w.record(policy.RecordDevice, "key-1", map[string]any{"user_id": "user-bob", "approved_by": "admin"})
 			expect("somebody else's device", "device", 450)
 		})
 	}
@@ -119,7 +119,7 @@ func TestDirectoryAndDevices(t *testing.T) {
 func TestAnAccountHasNothingOfADirectory(t *testing.T) {
 	w := newWorld(t, nil, map[string]routeDef{"staff": {"allow: {or: [{groups: staff}, {email: a@directory.org}]}", false}})
 	token := w.account("acct", "bot", time.Time{})
-	w.record(databroker.RecordDirectoryUser, "bot", map[string]any{"email": "a@directory.org", "group_ids": []any{"staff"}})
+	w.record(policy.RecordDirectoryUser, "bot", map[string]any{"email": "a@directory.org", "group_ids": []any{"staff"}})
 	if got := w.asks("staff", token); got != 403 {
 		t.Errorf("status %d, want 403", got)
 	}

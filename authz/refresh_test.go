@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/countersign/countersign/databroker"
+	"github.com/countersign/countersign/policy"
 )
 
 // slowStore answers about the records of some types only when it is told to, or not.
@@ -141,7 +142,7 @@ func TestABigTypeHoldsUpNothingElse(t *testing.T) {
 func TestRecordsThatCannotBeRead(t *testing.T) {
 	w := newWorld(t, nil, map[string]routeDef{"staff": {staffPolicy, false}})
 	s := newSlow(w)
-	w.record(databroker.RecordDirectoryUser, "user-alice", map[string]any{"group_ids": []any{"staff"}})
+	w.record(policy.RecordDirectoryUser, "user-alice", map[string]any{"group_ids": []any{"staff"}})
 	alice := w.session("alice", "alice@example.com", nil)
 	account := w.account("acct", "api-access", time.Time{})
 	w.follow()
@@ -149,10 +150,10 @@ func TestRecordsThatCannotBeRead(t *testing.T) {
 		_, ok := w.server.identities.known.get("salice")
 		return w.asks("staff", alice) == 200 && ok
 	})
-	s.fail(databroker.RecordDirectoryUser, errDown)
-	w.record(databroker.RecordDirectoryUser, "user-alice", map[string]any{"group_ids": []any{"7"}})
+	s.fail(policy.RecordDirectoryUser, errDown)
+	w.record(policy.RecordDirectoryUser, "user-alice", map[string]any{"group_ids": []any{"7"}})
 	w.until("it is known to be behind", func() bool { return strings.Contains(w.log.String(), "records cannot be read") })
-	w.record(databroker.RecordDirectoryUser, "user-bob", map[string]any{"group_ids": []any{"staff"}})
+	w.record(policy.RecordDirectoryUser, "user-bob", map[string]any{"group_ids": []any{"staff"}})
 	if got := w.asks("staff", alice); got != 200 {
 		t.Errorf("within the grace: status %d", got)
 	}
@@ -162,10 +163,10 @@ func TestRecordsThatCannotBeRead(t *testing.T) {
 	if r := w.check(call("api", "GET", "/", "x-pomerium-authorization: "+account)); !r.allowed {
 		t.Errorf("an account, which is made of no records: status %d", r.status)
 	}
-	s.fail(databroker.RecordDirectoryUser, nil)
+	s.fail(policy.RecordDirectoryUser, nil)
 	w.until("the change is seen", func() bool { return w.asks("staff", alice) == 403 })
 	w.until("the other too", func() bool {
-		_, ok := w.server.identities.records.current.Load().Find(databroker.RecordDirectoryUser, "user-bob")
+		_, ok := w.server.identities.records.current.Load().Find(policy.RecordDirectoryUser, "user-bob")
 		return ok && w.server.identities.records.behind.Load() == nil
 	})
 	if !strings.Contains(w.log.String(), "records can be read again") {
@@ -217,7 +218,7 @@ func TestOneChangeIndexesOneType(t *testing.T) {
 	w.config.Routes = w.config.Routes[:0]
 	w.publish()
 	w.server.Retire()
-	if have := c.current.Load().byType; have["employee"] != nil || have[databroker.RecordDevice] == nil {
+	if have := c.current.Load().byType; have["employee"] != nil || have[policy.RecordDevice] == nil {
 		t.Errorf("kept %d types", len(have))
 	}
 }

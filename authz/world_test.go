@@ -225,7 +225,7 @@ func (w *world) device(session, id, approvedBy string) {
 	if err := w.store.PutSession(ctx, s); err != nil {
 		w.t.Fatal(err)
 	}
-	w.record(databroker.RecordDevice, id, map[string]any{"user_id": s.UserID, "type": "enclave_only", "approved_by": approvedBy})
+	w.record(policy.RecordDevice, id, map[string]any{"user_id": s.UserID, "type": "enclave_only", "approved_by": approvedBy})
 }
 
 func (w *world) record(typ, id string, fields map[string]any) {

@@ -71,7 +71,7 @@ func benchRecords(n, generation int) []*databroker.Record {
 	records := make([]*databroker.Record, n)
 	for i := range records {
 		records[i] = &databroker.Record{
-			Type: databroker.RecordDirectoryUser, ID: fmt.Sprintf("00u%07d", i),
+			Type: "employee", ID: fmt.Sprintf("00u%07d", i),
 			Fields: map[string]any{
 				"email":      fmt.Sprintf("user-%d@example.com", i),
 				"group_ids":  []any{"staff", "engineering", "on-call", fmt.Sprintf("team-%d", i%500)},
@@ -86,7 +86,7 @@ const manyRecords = 100_000
 
 func replaceRecords(b *testing.B, s databroker.Store, records []*databroker.Record) {
 	b.Helper()
-	if err := s.ReplaceRecords(b.Context(), databroker.RecordDirectoryUser, records); err != nil {
+	if err := s.ReplaceRecords(b.Context(), "employee", records); err != nil {
 		b.Fatal(err)
 	}
 }
@@ -116,7 +116,7 @@ func BenchmarkRecords(b *testing.B) {
 		replaceRecords(b, s, benchRecords(manyRecords, 1))
 		b.ReportAllocs()
 		for b.Loop() {
-			if records, err := s.Records(b.Context(), databroker.RecordDirectoryUser); err != nil || len(records) != manyRecords {
+			if records, err := s.Records(b.Context(), "employee"); err != nil || len(records) != manyRecords {
 				b.Fatal(len(records), err)
 			}
 		}

@@ -53,23 +53,12 @@ type Session struct {
 }
 
 // DeviceCredential names a device that a session was used from. What is known of
-// the device is in a Record of type RecordDevice with its ID.
+// the device is in a Record with its ID.
 type DeviceCredential struct {
 	ID string
 	// Type is enclave_only, any, or one of the operator's own.
 	Type string
 }
-
-// The types of record that we give a meaning to, named as Pomerium names them.
-const (
-	// RecordDirectoryUser is what a directory knows of the user whose id it has:
-	// email, group_ids (a list of the ids of groups).
-	RecordDirectoryUser = "pomerium.io/DirectoryUser"
-	// RecordDirectoryGroup is a group of a directory: name, email.
-	RecordDirectoryGroup = "pomerium.io/DirectoryGroup"
-	// RecordDevice is an enrolled device: user_id, type, approved_by.
-	RecordDevice = "pomerium.io/Device"
-)
 
 // Record is a fact about someone or something that policies can look at, from a
 // directory or any other source.

@@ -126,6 +126,9 @@ func (f *explainFlags) explainAsked(ctx context.Context, cfg *config.Config) (*e
 	if in.Records, err = parseRecords(f.asked.records); err != nil {
 		return nil, err
 	}
+	if in.Principal != nil {
+		in.Principal.Suppose(in.Records)
+	}
 	r, err := f.chooseRoute(cfg)
 	if err != nil {
 		return nil, err

@@ -227,6 +227,12 @@ func parseRecords(texts []string) (*policy.Records, error) {
 	var records []policy.Record
 	for _, text := range texts {
 		typ, rest, hasID := strings.Cut(text, "/")
+		for _, known := range []string{policy.RecordDirectoryUser, policy.RecordDirectoryGroup, policy.RecordDevice} {
+			// Their names have a slash of their own.
+			if id, ok := strings.CutPrefix(text, known+"/"); ok {
+				typ, rest, hasID = known, id, true
+			}
+		}
 		// Both networks and user ids may hold a slash or an equals sign.
 		i := strings.Index(rest, "={")
 		if !hasID || typ == "" || i <= 0 {

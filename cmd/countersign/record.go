@@ -15,6 +15,7 @@ import (
 
 	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/databroker"
+	"github.com/countersign/countersign/policy"
 )
 
 // maxImport is how long a file of records may be, and what of it goes to the
@@ -180,7 +181,7 @@ func typeFlag(c *cobra.Command, typ *string) {
 	c.PreRunE = func(c *cobra.Command, args []string) error {
 		switch {
 		case *typ == "":
-			return usageError{fmt.Errorf("--type TYPE is required, as %s; see %s --help", databroker.RecordDirectoryUser, c.CommandPath())}
+			return usageError{fmt.Errorf("--type TYPE is required, as %s; see %s --help", policy.RecordDirectoryUser, c.CommandPath())}
 		case !plain.MatchString(*typ):
 			return usageError{fmt.Errorf("--type %q: a type is made of letters, digits, dots, slashes, underscores and dashes, 256 at most", *typ)}
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/countersign/countersign/databroker"
+	"github.com/countersign/countersign/policy"
 )
 
 // TestRecordsOfTheRunningSystem writes and reads them while it has the store
@@ -126,11 +127,11 @@ func BenchmarkImport(b *testing.B) {
 			fmt.Fprintf(&content, "%c{\"id\": \"00u%07d\", \"email\": \"user-%d@example.com\", \"group_ids\": [\"staff\", \"engineering\", \"team-%d\"], \"n\": %d}\n", ",["[min(1, 1/(i+1))], i, i, i%500, n)
 		}
 		content.WriteString("]")
-		list, err := parseRecordFile("users.json", content.Bytes(), databroker.RecordDirectoryUser, "id")
+		list, err := parseRecordFile("users.json", content.Bytes(), policy.RecordDirectoryUser, "id")
 		if err != nil {
 			b.Fatal(err)
 		}
-		done, err := importRecords(b.Context(), remote{redirected(server)}, databroker.RecordDirectoryUser, list)
+		done, err := importRecords(b.Context(), remote{redirected(server)}, policy.RecordDirectoryUser, list)
 		if err != nil || done.Added+done.Changed != 100_000 {
 			b.Fatal(done, err)
 		}

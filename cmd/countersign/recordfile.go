@@ -274,17 +274,17 @@ type expectedField struct {
 
 func expectedFields(typ string) []expectedField {
 	switch typ {
-	case databroker.RecordDirectoryUser:
+	case policy.RecordDirectoryUser:
 		return []expectedField{
 			{name: "group_ids", list: true, must: true, example: `"group_ids": ["g1", "g2"], or [] for none`},
 			{name: "email", example: `"email": "ana@example.com"`},
 		}
-	case databroker.RecordDirectoryGroup:
+	case policy.RecordDirectoryGroup:
 		return []expectedField{
 			{name: "name", example: `"name": "engineering"`},
 			{name: "email", example: `"email": "engineering@example.com"`},
 		}
-	case databroker.RecordDevice:
+	case policy.RecordDevice:
 		return []expectedField{
 			{name: "user_id", must: true, example: `"user_id": "u1"`},
 			{name: "type", must: true, example: `"type": "any"`},

@@ -10,6 +10,7 @@ import (
 
 	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/databroker"
+	"github.com/countersign/countersign/policy"
 )
 
 func TestParseRecordFile(t *testing.T) {
@@ -96,12 +97,12 @@ func TestParseRecordFileRefuses(t *testing.T) {
 		{"CSV with an id twice", "x.csv", "t", "id,name\na,\"two\nlines\"\na,x\n", []string{`x.csv:4:1: the id "a" is that of line 2 too`}},
 		{"CSV with an empty id", "x.csv", "t", "id,name\n,x\n", []string{`x.csv:2:1: the row: id is empty`}},
 
-		{"a directory user without groups", "x.json", databroker.RecordDirectoryUser, "[{\"id\": \"a\", \"groups\": [\"x\"]}]", []string{`x.json:1:2: record "a": "group_ids" is missing (as "group_ids": ["g1", "g2"], or [] for none)`}},
-		{"a directory user in CSV", "x.csv", databroker.RecordDirectoryUser, "id,group_ids\na,x\n", []string{`x.csv:2:1: record "a": "group_ids" is text, not a list of texts`}},
-		{"a directory user of odd groups", "x.json", databroker.RecordDirectoryUser, `[{"id": "a", "group_ids": [1], "email": 1}]`, []string{
+		{"a directory user without groups", "x.json", policy.RecordDirectoryUser, "[{\"id\": \"a\", \"groups\": [\"x\"]}]", []string{`x.json:1:2: record "a": "group_ids" is missing (as "group_ids": ["g1", "g2"], or [] for none)`}},
+		{"a directory user in CSV", "x.csv", policy.RecordDirectoryUser, "id,group_ids\na,x\n", []string{`x.csv:2:1: record "a": "group_ids" is text, not a list of texts`}},
+		{"a directory user of odd groups", "x.json", policy.RecordDirectoryUser, `[{"id": "a", "group_ids": [1], "email": 1}]`, []string{
 			`record "a": "group_ids" holds a number, not texts alone`, `record "a": "email" is a number, not text (as "email": "ana@example.com")`}},
-		{"a directory group of odd name", "x.json", databroker.RecordDirectoryGroup, `[{"id": "a", "name": null}]`, []string{`record "a": "name" is null, not text`}},
-		{"a device of nobody", "x.json", databroker.RecordDevice, `[{"id": "a", "approved_by": []}]`, []string{
+		{"a directory group of odd name", "x.json", policy.RecordDirectoryGroup, `[{"id": "a", "name": null}]`, []string{`record "a": "name" is null, not text`}},
+		{"a device of nobody", "x.json", policy.RecordDevice, `[{"id": "a", "approved_by": []}]`, []string{
 			`record "a": "user_id" is missing`, `record "a": "type" is missing`, `record "a": "approved_by" is a list, not text`}},
 	}
 	for _, tt := range tests {
@@ -134,9 +135,9 @@ func TestParseRecordFileTellsTheFirstProblems(t *testing.T) {
 // Directories of the known types that policies can read pass.
 func TestParseRecordFileOfKnownTypes(t *testing.T) {
 	for typ, content := range map[string]string{
-		databroker.RecordDirectoryUser:  `[{"id": "u1", "email": "ana@example.com", "group_ids": ["g1", "g2"]}, {"id": "u2", "group_ids": []}]`,
-		databroker.RecordDirectoryGroup: `[{"id": "g1", "name": "staff", "email": "staff@example.com"}, {"id": "g2"}]`,
-		databroker.RecordDevice:         `[{"id": "d1", "user_id": "u1", "type": "any", "approved_by": "u2"}, {"id": "d2", "user_id": "u1", "type": "any"}]`,
+		policy.RecordDirectoryUser:  `[{"id": "u1", "email": "ana@example.com", "group_ids": ["g1", "g2"]}, {"id": "u2", "group_ids": []}]`,
+		policy.RecordDirectoryGroup: `[{"id": "g1", "name": "staff", "email": "staff@example.com"}, {"id": "g2"}]`,
+		policy.RecordDevice:         `[{"id": "d1", "user_id": "u1", "type": "any", "approved_by": "u2"}, {"id": "d2", "user_id": "u1", "type": "any"}]`,
 	} {
 		if got, err := parseRecordFile("x.json", []byte(content), typ, "id"); err != nil || len(got) != 2 {
 			t.Errorf("%s: got %d records, %v, want 2", typ, len(got), err)
@@ -155,7 +156,7 @@ func FuzzParseRecordFile(f *testing.F) {
 		f.Add("x.json", seed)
 	}
 	f.Fuzz(func(t *testing.T, name, content string) {
-		records, err := parseRecordFile(name, []byte(content), databroker.RecordDirectoryGroup, "id")
+		records, err := parseRecordFile(name, []byte(content), policy.RecordDirectoryGroup, "id")
 		var problems config.Problems
 		if err != nil {
 			if !errors.As(err, &problems) || len(problems) == 0 || records != nil || problems[0].Position.Line < 1 || problems[0].Position.Column < 1 {
@@ -164,7 +165,7 @@ func FuzzParseRecordFile(f *testing.F) {
 			return
 		}
 		m := databroker.NewMemory(databroker.MemoryConfig{})
-		if err := m.ReplaceRecords(t.Context(), databroker.RecordDirectoryGroup, records); err != nil {
+		if err := m.ReplaceRecords(t.Context(), policy.RecordDirectoryGroup, records); err != nil {
 			t.Errorf("the store refuses what was read: %v", err)
 		}
 		if err := m.Close(); err != nil {

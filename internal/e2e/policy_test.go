@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/countersign/countersign/databroker"
+	"github.com/countersign/countersign/policy"
 )
 
 // policyRoutes are one application behind one host for each kind of criterion that
@@ -169,7 +170,7 @@ func (w *world) recordCriteria(t *testing.T) {
 	if !status("groups", http.StatusForbidden)() {
 		t.Error("somebody who is in no group gets in")
 	}
-	w.records(t, databroker.RecordDirectoryUser, `[{"id": "ana", "group_ids": ["directors"]}]`)
+	w.records(t, policy.RecordDirectoryUser, `[{"id": "ana", "group_ids": ["directors"]}]`)
 	eventually(t, time.Second, "the directory lets her in", status("groups", http.StatusOK))
 	token := ana.fetch(t, w.url("groups", "/")).echo(t).value("X-Pomerium-Jwt-Assertion")
 	var claims struct{ Groups []string }
@@ -177,7 +178,7 @@ func (w *world) recordCriteria(t *testing.T) {
 	if err != nil || json.Unmarshal(payload, &claims) != nil || !slices.Contains(claims.Groups, "directors") {
 		t.Errorf("assertion %s, %v", payload, err)
 	}
-	w.must(t, "record", "delete", "--type", databroker.RecordDirectoryUser, "ana")
+	w.must(t, "record", "delete", "--type", policy.RecordDirectoryUser, "ana")
 	eventually(t, time.Second, "out of the directory, out of the group", status("groups", http.StatusForbidden))
 }
 

@@ -209,12 +209,16 @@ func (c *binding) bindInput() {
 		return
 	}
 	in := &policy.Input{
-		Principal: t.Principal,
 		Request: policy.Request{
 			Method: r.method, Path: path, Query: r.query, Headers: r.headers, Preflight: r.preflight, IP: r.ip,
 		},
 		Time:    r.time,
 		Records: c.allRecords(),
+	}
+	if t.Principal != nil {
+		who := *t.Principal
+		who.Suppose(in.Records)
+		in.Principal = &who
 	}
 	at := r.node
 	if at == nil {
@@ -250,6 +254,9 @@ func (c *binding) certificate(in *policy.Input, reads policy.Reads, remedy strin
 		}
 	}
 	if c.world.ClientCA == nil {
+		if certificates == nil {
+			in.Request.CertificateProblem = "no client certificate was presented"
+		}
 		return true
 	}
 	why, _ := c.world.ClientCA.Check(certificates, r.time)
