@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"modernc.org/sqlite"
@@ -164,7 +165,10 @@ func (f *File) release() error {
 	if f.db != nil {
 		err = f.db.Close()
 	}
-	return errors.Join(err, f.lock.Close())
+	// A child that was forked just now has the file too, until it executes: to close
+	// our own would leave the folder locked that long.
+	unlocked := syscall.Flock(int(f.lock.Fd()), syscall.LOCK_UN)
+	return errors.Join(err, unlocked, f.lock.Close())
 }
 
 // read runs do while the database is open.

@@ -197,7 +197,7 @@ func (p *parser) moduleProblem(e entry, err error) {
 			if e.value.Style == yaml.LiteralStyle {
 				n.Line, n.Column = n.Line+row, 1
 			}
-			where = fmt.Sprintf(" (line %d of the module)", row)
+			where = fmt.Sprintf(" (line %d of the module, column %d)", row, one.Location.Col)
 		}
 		message, _, _ := strings.Cut(one.Message, "\n")
 		hint := ""

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -100,11 +102,18 @@ func firstError(c *policytest.Case) string {
 	return ""
 }
 
-// print is for a terminal.
+// print is for a terminal: what changes, by route and person.
 func (d *testsDiff) print(w io.Writer) {
 	fmt.Fprintf(w, "\n%s, decided by both:\n", count(d.Tests, "test"))
-	for _, t := range d.Changed {
-		fmt.Fprintf(w, "  %s:%d: %s: %s → %s, because %s\n", t.File, t.Line, shown(t.Name), t.From, t.To, strings.Join(t.Because, "; "))
+	whose := func(t *changedTest) string { return cmp.Or(t.Route, "inline policy") + ": " + t.Person }
+	changed := slices.SortedStableFunc(slices.Values(d.Changed), func(a, b *changedTest) int {
+		return strings.Compare(whose(a), whose(b))
+	})
+	for i, t := range changed {
+		if i == 0 || whose(t) != whose(changed[i-1]) {
+			fmt.Fprintf(w, "  %s\n", shown(whose(t)))
+		}
+		fmt.Fprintf(w, "    %s:%d: %s: %s → %s, because %s\n", t.File, t.Line, shown(t.Name), t.From, t.To, strings.Join(t.Because, "; "))
 	}
 	fmt.Fprintf(w, "  %d changed, %d the same\n", len(d.Changed), d.Tests-len(d.Changed))
 }
