@@ -21,6 +21,7 @@
 package authn
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/base64"
@@ -37,6 +38,7 @@ import (
 	"github.com/countersign/countersign/assertion"
 	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/databroker"
+	"github.com/countersign/countersign/idp"
 	"github.com/countersign/countersign/internal/signin"
 )
 
@@ -46,39 +48,39 @@ const maxURL = 48 << 10
 // Config is what a Server needs. Store is required.
 type Config struct {
 	Store databroker.Store
+	// Accessible tells which routes, by id, are open to a session or a service
+	// account, for the portal. Nil: the portal lists none.
+	Accessible func(ctx context.Context, kind signin.Kind, id, address string) (map[string]bool, error)
 	// Log gets one line per refusal, sign-in and sign-out; nil for none.
 	Log *slog.Logger
 	// Now is the clock, time.Now if nil.
 	Now func() time.Time
 	// Rand is crypto/rand if nil.
 	Rand io.Reader
-	// HTTPClient reaches the identity provider. Its Timeout is ours to set.
-	HTTPClient *http.Client
 }
 
 // Server is an http.Handler. Until the first Publish it answers 503.
 type Server struct {
-	store  databroker.Store
-	log    *slog.Logger
-	now    func() time.Time
-	rand   io.Reader
-	client *http.Client
-
+	store                   databroker.Store
+	log                     *slog.Logger
+	now                     func() time.Time
+	rand                    io.Reader
 	onRoute, onAuthenticate map[string]endpoint
 
 	current atomic.Pointer[Generation]
+	// warned holds what was said once about a provider.
+	warned sync.Map
 }
 
-// Generation is everything that follows from one configuration. It is
-// immutable but for what it has learnt about the identity provider.
+// Generation is everything that follows from one configuration.
 type Generation struct {
-	cfg      *config.Config
-	keys     *signin.Keys
-	ring     *assertion.KeyRing
-	hosts    *hosts
-	provider *provider
-	idpID    string
-	missing  []string
+	cfg       *config.Config
+	keys      *signin.Keys
+	ring      *assertion.KeyRing
+	hosts     *hosts
+	providers *idp.Set
+	// missing are the keys without which nobody can sign in.
+	missing []string
 	// noAuthTime and mindsMaxAge are for the warnings about a provider that
 	// gives no auth_time, or answers max_age with an error.
 	noAuthTime, mindsMaxAge sync.Once
@@ -95,7 +97,7 @@ type endpoint struct {
 
 // New makes a Server without a configuration.
 func New(c Config) *Server {
-	s := &Server{store: c.Store, log: c.Log, now: c.Now, rand: c.Rand, client: c.HTTPClient}
+	s := &Server{store: c.Store, log: c.Log, now: c.Now, rand: c.Rand}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -105,34 +107,47 @@ func New(c Config) *Server {
 	if s.rand == nil {
 		s.rand = rand.Reader
 	}
-	if s.client == nil {
-		s.client = &http.Client{}
-	}
-	const read, get, both = "GET HEAD", "GET", "GET POST"
+	const read, get, post, both = "GET HEAD", "GET", "POST", "GET POST"
 	shared := map[string]endpoint{
-		"/ping":                   {read, s.healthy},
-		"/healthz":                {read, s.healthy},
-		"/.well-known/pomerium":   {read, s.wellKnown},
-		"/.well-known/pomerium/":  {read, s.wellKnown},
-		jwksPath:                  {read, s.jwks},
-		"/.pomerium":              {read, s.whoami},
-		"/.pomerium/":             {read, s.whoami},
-		"/.pomerium/user":         {read, s.user},
-		"/.pomerium/api/v1/login": {get, s.programmaticLogin},
+		"/ping":                    {read, s.healthy},
+		"/healthz":                 {read, s.healthy},
+		"/.well-known/pomerium":    {read, s.wellKnown},
+		"/.well-known/pomerium/":   {read, s.wellKnown},
+		jwksPath:                   {read, s.jwks},
+		"/.pomerium":               {read, s.whoami},
+		"/.pomerium/":              {read, s.whoami},
+		"/.pomerium/user":          {read, s.user},
+		"/.pomerium/api/v1/login":  {get, s.programmaticLogin},
+		routesPath:                 {read, s.routes},
+		"/.pomerium/api/v1/routes": {read, s.routesJSON},
 	}
 	s.onRoute = with(shared, map[string]endpoint{
 		strings.TrimSuffix(signin.CallbackPath, "/"): {get, s.routeCallback},
 		signin.CallbackPath:                          {get, s.routeCallback},
 		signOutPath:                                  {both, s.signOut},
+		startPath:                                    {get, s.start},
 	})
 	s.onAuthenticate = with(shared, map[string]endpoint{
 		"/":               {read, s.home},
 		"/robots.txt":     {read, s.robots},
-		callbackPath:      {get, s.providerCallback},
+		callbackPath:      {both, s.providerCallback},
 		signin.SignInPath: {get, s.signIn},
 		signOutPath:       {both, s.authenticateSignOut},
 		signedOutPath:     {read, s.signedOut},
-		consentPath:       {"POST", s.consent},
+		consentPath:       {post, s.consent},
+		sessionsPath:      {post, s.endSession},
+
+		metadataPath:            {read, s.metadata},
+		authorizePath:           {get, s.authorize},
+		tokenPath:               {post, s.token},
+		deviceAuthorizationPath: {post, s.deviceAuthorization},
+		devicePath:              {both, s.device},
+		revokePath:              {post, s.revoke},
+		exchangePath:            {post, s.exchangeIDToken},
+		refreshPath:             {both, s.refreshToken},
+
+		backchannelPath:  {post, s.backchannelLogout},
+		frontchannelPath: {get, s.frontchannelLogout},
 	})
 	return s
 }
@@ -149,22 +164,20 @@ func with(a, b map[string]endpoint) map[string]endpoint {
 
 // Build makes a generation without putting it in force. It does not touch the
 // network: a provider that is down stops no start.
-func (s *Server) Build(cfg *config.Config, keys *signin.Keys, ring *assertion.KeyRing) (*Generation, error) {
-	if cfg == nil || keys == nil || ring == nil {
+func (s *Server) Build(cfg *config.Config, keys *signin.Keys, ring *assertion.KeyRing, providers *idp.Set) (*Generation, error) {
+	if cfg == nil || keys == nil || ring == nil || providers == nil {
 		return nil, errors.New("build authn: configuration or keys are missing")
 	}
-	g := &Generation{cfg: cfg, keys: keys, ring: ring, hosts: newHosts(cfg), idpID: cfg.IDP.ID(), missing: cfg.IDP.Missing()}
+	g := &Generation{cfg: cfg, keys: keys, ring: ring, hosts: newHosts(cfg), providers: providers}
+	if len(providers.All()) == 0 {
+		first := &config.IdentityProvider{}
+		if len(cfg.IDPs) > 0 {
+			first = cfg.IDPs[0]
+		}
+		g.missing = first.Missing()
+	}
 	if cfg.AuthenticateURL == nil {
 		g.missing = append(g.missing, "authenticate_service_url")
-	}
-	if len(g.missing) > 0 {
-		return g, nil
-	}
-	callback := g.authenticateURL(callbackPath).String()
-	if old := s.current.Load(); old != nil && old.provider != nil && old.provider.serves(cfg.IDP, callback) {
-		g.provider = old.provider
-	} else {
-		g.provider = newProvider(cfg.IDP, callback, s.client, s.now)
 	}
 	return g, nil
 }

@@ -9,9 +9,8 @@ import (
 	"strconv"
 	"time"
 
-	"golang.org/x/oauth2"
-
 	"github.com/countersign/countersign/databroker"
+	"github.com/countersign/countersign/idp"
 	"github.com/countersign/countersign/internal/pages"
 	"github.com/countersign/countersign/internal/signin"
 )
@@ -24,21 +23,18 @@ const claimAuthTime = "auth_time"
 // long that the provider asks nobody again for it.
 const anyAge = 365 * 24 * 60 * 60
 
-// parameters tell the provider how old the sign-in may be. max_age is what
-// obliges a provider to give auth_time (OpenID Connect Core, section 3.1.2.1),
-// so every sign-in has one. A fresh sign-in adds prompt=login for the providers
-// that pass over max_age.
-func (req signInRequest) parameters() []oauth2.AuthCodeOption {
-	maxAge := func(n int64) oauth2.AuthCodeOption {
-		return oauth2.SetAuthURLParam("max_age", strconv.FormatInt(n, 10))
-	}
+// authRequest is what the provider is asked. max_age is what obliges a provider to
+// give auth_time (OpenID Connect Core, section 3.1.2.1), so every sign-in has one. A
+// fresh sign-in adds prompt=login for the providers that pass over max_age.
+func (req signInRequest) authRequest(state string, p pendingSignIn) idp.AuthRequest {
+	a := idp.AuthRequest{State: state, Nonce: p.Nonce, Verifier: p.Verifier, MaxAge: anyAge}
 	switch {
 	case req.MaxAge > 0:
-		return []oauth2.AuthCodeOption{maxAge(req.MaxAge), oauth2.SetAuthURLParam("prompt", "login")}
+		a.MaxAge, a.Fresh = req.MaxAge, true
 	case req.Ageless:
-		return nil
+		a.MaxAge = -1
 	}
-	return []oauth2.AuthCodeOption{maxAge(anyAge)}
+	return a
 }
 
 // mayMindMaxAge reports whether a provider may have answered code because it
@@ -58,33 +54,12 @@ func (req signInRequest) mayMindMaxAge(code string) bool {
 // tried anew at each sign-in: the answer came through a browser, and what one
 // person writes there must not decide what others' sign-ins are worth.
 func (s *Server) withoutMaxAge(g *Generation, w http.ResponseWriter, r *http.Request, req signInRequest, code string) error {
-	g.mindsMaxAge.Do(func() {
+	if _, warned := s.warned.LoadOrStore("max_age "+req.IDPID, true); !warned {
 		s.log.WarnContext(r.Context(), "the identity provider answered a sign-in with an error, so it was tried again without max_age: if that helps, nobody can see when these people signed in, and routes with auth_time ask them again",
-			"provider", g.providerHost(), "error", code, "request-id", requestID(r))
-	})
+			"provider", g.providers.Get(req.IDPID).Host(), "error", code, "request-id", requestID(r))
+	}
 	req.Ageless = true
 	return s.goToProvider(g, w, r, req)
-}
-
-// settleAuthTime puts the auth_time of an id_token on our clock, on which
-// everybody who reads the claim will measure its age. One that cannot be meant
-// is dropped: a time ahead would make a sign-in that never grows old.
-//
-// The provider made the token after we had asked for it, so an iat outside
-// asked..now shows how far its clock is off, and auth_time is off as far.
-func settleAuthTime(claims map[string]any, issued, asked, now time.Time) {
-	at, ok := claims[claimAuthTime].(float64)
-	delete(claims, claimAuthTime)
-	iat, first, last := issued.Unix(), asked.Unix(), now.Unix()
-	if iat <= 0 {
-		iat = last
-	}
-	// A provider of several machines may have clocks that differ.
-	if !ok || at <= 0 || at > float64(iat)+signin.Leeway.Seconds() {
-		return
-	}
-	settled := int64(at) + min(max(iat, first), last) - iat
-	claims[claimAuthTime] = float64(min(settled, last))
 }
 
 // authTime returns when the person last proved who they are, from the claims
@@ -132,21 +107,21 @@ func latest(now time.Time, link url.Values) time.Time {
 // told to ask. That is not for a provider known to give one, whose answer lacks
 // it because the browser, which carries what we ask for, left max_age and prompt
 // out on the way.
-func (s *Server) settleFresh(ctx context.Context, g *Generation, req signInRequest, who *identity) *failure {
+func (s *Server) settleFresh(ctx context.Context, g *Generation, req signInRequest, who *idp.Identity) *failure {
 	if req.MaxAge == 0 {
 		return nil
 	}
-	now := s.now()
-	at, ok := authTime(who.claims)
+	now, provider := s.now(), g.providers.Get(req.IDPID)
+	at, ok := authTime(who.Claims)
 	switch {
-	case !ok && g.provider.givesAuthTime.Load():
+	case !ok && provider.GivesAuthTime():
 		return g.silentAboutTime(req)
 	case !ok:
-		g.noAuthTime.Do(func() {
+		if _, warned := s.warned.LoadOrStore("auth_time "+req.IDPID, true); !warned {
 			s.log.WarnContext(ctx, "the identity provider gives no usable auth_time although it was asked for max_age, so nobody can see whether it asks people again: the time of its answer counts",
-				"provider", g.providerHost())
-		})
-		who.claims[claimAuthTime] = float64(now.Unix())
+				"provider", provider.Host())
+		}
+		who.Claims[claimAuthTime] = float64(now.Unix())
 		return nil
 	case req.youngEnough(at, now) || at.Unix() >= req.StartedAt:
 		return nil
@@ -164,7 +139,7 @@ func (g *Generation) silentAboutTime(req signInRequest) *failure {
 		message: fmt.Sprintf("The page that you want needs a sign-in that is at most %s old. The identity provider was told to ask you again and to say when it did, but this time it did not say.",
 			pages.Span(time.Duration(req.MaxAge)*time.Second)),
 		remedy:  "Start over. If this page comes back, tell the people who run this site: their identity provider leaves auth_time out of some of its answers.",
-		details: []pages.Detail{{Label: "Identity provider", Value: g.providerHost()}},
+		details: []pages.Detail{{Label: "Identity provider", Value: g.providers.Get(req.IDPID).Host()}},
 		actions: g.startOverActions(req),
 	}
 }
@@ -178,36 +153,33 @@ func (g *Generation) notAskedAgain(req signInRequest, age time.Duration) *failur
 		message: fmt.Sprintf("The page that you want needs a sign-in that is at most %s old. The identity provider was told to ask you again, but sent you back with a sign-in that is %s old.",
 			pages.Span(time.Duration(req.MaxAge)*time.Second), pages.Span(age)),
 		remedy:  "Sign out at the identity provider, then start over. If this page comes back, tell the people who run this site: their identity provider honours neither max_age nor prompt=login.",
-		details: []pages.Detail{{Label: "Identity provider", Value: g.providerHost()}},
+		details: []pages.Detail{{Label: "Identity provider", Value: g.providers.Get(req.IDPID).Host()}},
 		actions: g.startOverActions(req),
 	}
-}
-
-func (g *Generation) providerHost() string {
-	u, err := url.Parse(g.cfg.IDP.URL)
-	if err != nil {
-		return ""
-	}
-	return u.Host
 }
 
 // renew is record. Where a fresh sign-in was asked for, the new session takes
 // the place of the one that this browser had: other hosts' cookies would keep
 // it alive, and neither a sign-out nor another person's sign-in would end it.
-func (s *Server) renew(g *Generation, r *http.Request, req signInRequest, who *identity) (*databroker.Session, error) {
-	var old *databroker.Session
+func (s *Server) renew(g *Generation, r *http.Request, req signInRequest, who *idp.Identity) (*databroker.Session, error) {
+	var old []*databroker.Session
 	if req.MaxAge > 0 {
 		var err error
-		if old, err = s.authenticatedSession(g, r); err != nil {
+		if old, err = s.authenticatedSessions(g, r); err != nil {
 			return nil, err
 		}
 	}
-	session, err := s.record(r.Context(), g, who)
-	if err != nil || old == nil {
-		return session, err
+	session, err := s.record(r, g, req, who)
+	if err != nil {
+		return nil, err
 	}
-	if err := s.store.DeleteSession(r.Context(), old.ID); err != nil && !errors.Is(err, databroker.ErrNotFound) {
-		return nil, storeDown("delete session", err)
+	for _, o := range old {
+		if o.IDPID != session.IDPID {
+			continue
+		}
+		if err := s.store.DeleteSession(r.Context(), o.ID); err != nil && !errors.Is(err, databroker.ErrNotFound) {
+			return nil, storeDown("delete session", err)
+		}
 	}
 	return session, nil
 }

@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/countersign/countersign/authn/authntest"
 	"github.com/countersign/countersign/databroker"
+	"github.com/countersign/countersign/idp/idptest"
 	"github.com/countersign/countersign/internal/signin"
 )
 
@@ -19,10 +19,10 @@ const quarter = 15 * time.Minute
 // freshWorld is a world whose provider has our clock, and a browser in which
 // alice signed in this long ago. From now on the gate lets nobody pass whose
 // sign-in is older than a quarter of an hour.
-func freshWorld(t *testing.T, ago time.Duration, change ...func(*authntest.Behaviour)) (*world, *browser) {
+func freshWorld(t *testing.T, ago time.Duration, change ...func(*idptest.Behaviour)) (*world, *browser) {
 	t.Helper()
 	w := newWorld(t)
-	w.idp.Change(func(b *authntest.Behaviour) { b.Now = w.now })
+	w.idp.Change(func(b *idptest.Behaviour) { b.Now = w.now })
 	for _, f := range change {
 		w.idp.Change(f)
 	}
@@ -50,7 +50,7 @@ func (w *world) link(change func(url.Values)) string {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	q := url.Values{signin.ParamRedirectURI: {app + "/x"}, signin.ParamIDPID: {w.cfg.IDP.ID()}, signin.ParamFlow: {flow.Hash()}}
+	q := url.Values{signin.ParamRedirectURI: {app + "/x"}, signin.ParamIDPID: {w.cfg.IDPs[0].ID()}, signin.ParamFlow: {flow.Hash()}}
 	change(q)
 	u := mustURL(w.t, auth+signin.SignInPath)
 	u.RawQuery = q.Encode()
@@ -76,7 +76,9 @@ func TestOldByTheClockOfTheLink(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.stop = func(*url.URL) bool { return true }
-		p := b.get(w.keys.SignInURL(w.cfg.AuthenticateURL, mustURL(t, app+"/x"), w.cfg.IDP.ID(), flow.Hash(), quarter, w.now().Add(ahead)))
+		p := b.get(w.keys.SignInURL(signin.SignInLink{
+			Authenticate: w.cfg.AuthenticateURL, Redirect: mustURL(t, app+"/x"), IDPID: w.cfg.IDPs[0].ID(), Flow: flow.Hash(), MaxAge: quarter,
+		}, w.now().Add(ahead)))
 		p.want(t, http.StatusFound)
 		if got := strings.HasPrefix(p.Header.Get("Location"), w.idp.URL); got != old {
 			t.Errorf("%s ahead: sent to %s", ahead, p.Header.Get("Location"))
@@ -144,7 +146,7 @@ func TestSignOutAfterAFreshSignIn(t *testing.T) {
 	b.get(app+"/x").want(t, http.StatusOK, welcome)
 	w.maxAge.Store(0)
 	b.post(app+"/.pomerium/sign_out", nil, "Origin", app).want(t, http.StatusOK, "You are signed out")
-	w.idp.Change(func(b *authntest.Behaviour) { b.AuthorizeError = "access_denied" })
+	w.idp.Change(func(b *idptest.Behaviour) { b.AuthorizeError = "access_denied" })
 	b.get(other+"/y").want(t, http.StatusUnauthorized)
 }
 
@@ -152,7 +154,7 @@ func TestSomebodyElseSignsInAgain(t *testing.T) {
 	w, b := freshWorld(t, time.Hour)
 	b.get(other+"/y").want(t, http.StatusOK, welcome)
 	w.offset.Add(int64(time.Hour))
-	w.idp.Change(func(b *authntest.Behaviour) { b.Subject = "user-bob" })
+	w.idp.Change(func(b *idptest.Behaviour) { b.Subject = "user-bob" })
 	b.get(app+"/x").want(t, http.StatusOK, welcome)
 	if got := w.only().UserID; got != "user-bob" {
 		t.Errorf("the session is %s's, want bob's", got)
@@ -164,7 +166,7 @@ func TestSomebodyElseSignsInAgain(t *testing.T) {
 }
 
 func TestProviderDoesNotAskAgain(t *testing.T) {
-	w, b := freshWorld(t, 2*time.Hour+5*time.Minute, func(b *authntest.Behaviour) { b.NeverAsksAgain = true })
+	w, b := freshWorld(t, 2*time.Hour+5*time.Minute, func(b *idptest.Behaviour) { b.NeverAsksAgain = true })
 	before, oldRoute := w.only(), b.cookie(app, "_pomerium").Value
 	visits := w.idp.Count("authorize")
 	p := b.get(app + "/y")
@@ -190,14 +192,14 @@ func TestProviderDoesNotAskAgain(t *testing.T) {
 	b.get(app+"/y", "Accept", "application/json").want(t, http.StatusForbidden, `"error":"not-asked-again"`, `"request_id":"request-1"`)
 
 	// In its own time it asks again.
-	w.idp.Change(func(b *authntest.Behaviour) { b.NeverAsksAgain = false })
+	w.idp.Change(func(b *idptest.Behaviour) { b.NeverAsksAgain = false })
 	b.get(app+"/y").want(t, http.StatusOK, welcome+" /y")
 }
 
 // A provider that never asks, and whose sign-in has just grown too old, must
 // not send the browser round and round.
 func TestJustTooOldEndsOnThePage(t *testing.T) {
-	w, b := freshWorld(t, quarter+2*time.Second, func(b *authntest.Behaviour) { b.NeverAsksAgain = true })
+	w, b := freshWorld(t, quarter+2*time.Second, func(b *idptest.Behaviour) { b.NeverAsksAgain = true })
 	visits := w.idp.Count("authorize")
 	b.get(app+"/y").want(t, http.StatusForbidden, "did not ask you again")
 	if got := w.idp.Count("authorize") - visits; got != 1 {
@@ -206,14 +208,14 @@ func TestJustTooOldEndsOnThePage(t *testing.T) {
 }
 
 func TestProviderWithoutAuthTime(t *testing.T) {
-	for name, change := range map[string]func(*authntest.Behaviour){
-		"none":             func(b *authntest.Behaviour) { b.NoAuthTime = true },
-		"text":             func(b *authntest.Behaviour) { b.AuthTime = "2026-01-02T03:04:05Z" },
-		"milliseconds":     func(b *authntest.Behaviour) { b.AuthTime = time.Now().UnixMilli() },
-		"ahead":            func(b *authntest.Behaviour) { b.AuthTime = time.Now().Add(100 * time.Hour).Unix() },
-		"nought":           func(b *authntest.Behaviour) { b.AuthTime = 0 },
-		"null":             func(b *authntest.Behaviour) { b.NoAuthTime, b.Claims["auth_time"] = true, nil },
-		"only in userinfo": func(b *authntest.Behaviour) { b.NoAuthTime, b.UserInfo = true, map[string]any{"auth_time": 1} },
+	for name, change := range map[string]func(*idptest.Behaviour){
+		"none":             func(b *idptest.Behaviour) { b.NoAuthTime = true },
+		"text":             func(b *idptest.Behaviour) { b.AuthTime = "2026-01-02T03:04:05Z" },
+		"milliseconds":     func(b *idptest.Behaviour) { b.AuthTime = time.Now().UnixMilli() },
+		"ahead":            func(b *idptest.Behaviour) { b.AuthTime = time.Now().Add(100 * time.Hour).Unix() },
+		"nought":           func(b *idptest.Behaviour) { b.AuthTime = 0 },
+		"null":             func(b *idptest.Behaviour) { b.NoAuthTime, b.Claims["auth_time"] = true, nil },
+		"only in userinfo": func(b *idptest.Behaviour) { b.NoAuthTime, b.UserInfo = true, map[string]any{"auth_time": 1} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			// Nobody knows the age of a session, even of one made this moment.
@@ -244,7 +246,7 @@ func TestProviderWithoutAuthTime(t *testing.T) {
 // Nobody asked for a fresh sign-in, so nobody misses auth_time.
 func TestNoWarningWithoutMaxAge(t *testing.T) {
 	w := newWorld(t)
-	w.idp.Change(func(b *authntest.Behaviour) { b.NoAuthTime = true })
+	w.idp.Change(func(b *idptest.Behaviour) { b.NoAuthTime = true })
 	w.browser().get(app+"/x").want(t, http.StatusOK, welcome)
 	if strings.Contains(w.log.String(), "auth_time") {
 		t.Errorf("the log warns: %s", w.log)
@@ -254,7 +256,7 @@ func TestNoWarningWithoutMaxAge(t *testing.T) {
 // Who has deleted their cookies and comes back by the provider's single sign-on
 // has proved nothing.
 func TestSilentSignInIsNotFresh(t *testing.T) {
-	w, _ := freshWorld(t, time.Hour, func(b *authntest.Behaviour) { b.AuthTimeIfAsked = true })
+	w, _ := freshWorld(t, time.Hour, func(b *idptest.Behaviour) { b.AuthTimeIfAsked = true })
 	first := w.only().Claims["auth_time"]
 	if err := w.store.DeleteSession(context.Background(), w.only().ID); err != nil {
 		t.Fatal(err)
@@ -277,7 +279,7 @@ func TestSilentSignInIsNotFresh(t *testing.T) {
 
 // What we ask of the provider passes through the browser.
 func TestBrowserLeavesOutMaxAge(t *testing.T) {
-	w, b := freshWorld(t, time.Hour, func(b *authntest.Behaviour) { b.AuthTimeIfAsked = true })
+	w, b := freshWorld(t, time.Hour, func(b *idptest.Behaviour) { b.AuthTimeIfAsked = true })
 	before, to := w.only(), mustURL(t, b.until("/authorize", app+"/y"))
 	q := to.Query()
 	q.Del("max_age")
@@ -313,7 +315,7 @@ func TestProviderRefusesMaxAge(t *testing.T) {
 	} {
 		t.Run(code, func(t *testing.T) {
 			w := newWorld(t)
-			w.idp.Change(func(b *authntest.Behaviour) { b.MaxAgeError, b.AuthTimeIfAsked = code, true })
+			w.idp.Change(func(b *idptest.Behaviour) { b.MaxAgeError, b.AuthTimeIfAsked = code, true })
 			b := w.browser()
 			p := b.get(app + "/x")
 			if !helped {
@@ -353,7 +355,7 @@ func TestProviderRefusesMaxAge(t *testing.T) {
 
 			// Nobody's sign-in decides about the next one's.
 			w.maxAge.Store(0)
-			w.idp.Change(func(b *authntest.Behaviour) { b.MaxAgeError = "" })
+			w.idp.Change(func(b *idptest.Behaviour) { b.MaxAgeError = "" })
 			if asked := mustURL(t, w.browser().until("/authorize", app+"/x")).Query(); !asked.Has("max_age") {
 				t.Error("the provider is no longer asked for max_age")
 			}
@@ -364,7 +366,7 @@ func TestProviderRefusesMaxAge(t *testing.T) {
 // A provider that always answers with an error is asked twice, not for ever.
 func TestProviderRefusesWithoutMaxAgeToo(t *testing.T) {
 	w := newWorld(t)
-	w.idp.Change(func(b *authntest.Behaviour) { b.AuthorizeError = "invalid_request" })
+	w.idp.Change(func(b *idptest.Behaviour) { b.AuthorizeError = "invalid_request" })
 	w.browser().get(app+"/x").want(t, http.StatusBadRequest, "did not sign you in", "invalid_request")
 	if got := w.idp.Count("authorize"); got != 2 {
 		t.Errorf("%d visits to the provider, want 2", got)
@@ -387,7 +389,7 @@ func TestMaxAgeSurvivesTheState(t *testing.T) {
 		"it takes too long": func(w *world, _ *browser) { w.offset.Add(int64(11 * time.Minute)) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			w, b := freshWorld(t, time.Hour, func(b *authntest.Behaviour) { b.NeverAsksAgain = true })
+			w, b := freshWorld(t, time.Hour, func(b *idptest.Behaviour) { b.NeverAsksAgain = true })
 			link := b.until("/oauth2/callback", app+"/y")
 			lose(w, b)
 			b.get(link).want(t, http.StatusForbidden, "did not ask you again")
@@ -440,7 +442,7 @@ func TestProgrammaticSignInHasNoMaxAge(t *testing.T) {
 func TestAuthTimeIsKept(t *testing.T) {
 	w := newWorld(t)
 	at := w.now().Add(-time.Hour).Unix()
-	w.idp.Change(func(b *authntest.Behaviour) {
+	w.idp.Change(func(b *idptest.Behaviour) {
 		b.AuthTime = at
 		b.Claims["acr"], b.Claims["amr"] = "gold", []string{"otp"}
 		b.UserInfo = map[string]any{"auth_time": at + 1000, "acr": "platinum", "amr": []string{"hwk"}, "name": "Alice A."}
@@ -464,7 +466,7 @@ func TestProvidersClock(t *testing.T) {
 	}{{"behind", -50 * time.Second}, {"ahead", 50 * time.Second}, {"far ahead", time.Hour}} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
-			w.idp.Change(func(b *authntest.Behaviour) { b.Now = func() time.Time { return w.now().Add(tt.ahead) } })
+			w.idp.Change(func(b *idptest.Behaviour) { b.Now = func() time.Time { return w.now().Add(tt.ahead) } })
 			w.maxAge.Store(int64(20 * time.Second))
 			b := w.browser()
 			b.get(app+"/x").want(t, http.StatusOK, welcome)
@@ -473,7 +475,7 @@ func TestProvidersClock(t *testing.T) {
 				t.Errorf("a sign-in of this moment is %s old", off)
 			}
 			w.offset.Add(int64(30 * time.Second))
-			w.idp.Change(func(b *authntest.Behaviour) { b.NeverAsksAgain = true })
+			w.idp.Change(func(b *idptest.Behaviour) { b.NeverAsksAgain = true })
 			b.get(app+"/x").want(t, http.StatusForbidden, "did not ask you again")
 		})
 	}

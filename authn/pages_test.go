@@ -14,9 +14,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/countersign/countersign/authn"
-	"github.com/countersign/countersign/authn/authntest"
 	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/databroker"
+	"github.com/countersign/countersign/idp/idptest"
 	"github.com/countersign/countersign/internal/signin"
 )
 
@@ -103,7 +103,7 @@ func TestPageHeaders(t *testing.T) {
 
 func TestWhoAmI(t *testing.T) {
 	w := newWorld(t)
-	w.idp.Change(func(b *authntest.Behaviour) {
+	w.idp.Change(func(b *idptest.Behaviour) {
 		b.Claims["name"] = `Alice <script>"&`
 		b.Claims["address"] = map[string]any{"country": "SE"}
 	})
@@ -122,7 +122,7 @@ func TestUser(t *testing.T) {
 	w := newWorld(t, func(c *config.Config) {
 		c.Assertion.ClaimHeaders = []config.ClaimHeader{{Header: "X-Country", Claim: "address/country"}, {Header: "X-Email", Claim: "email"}, {Header: "X-None", Claim: "none"}, {Header: "X-N", Claim: "n"}}
 	})
-	w.idp.Change(func(b *authntest.Behaviour) {
+	w.idp.Change(func(b *idptest.Behaviour) {
 		b.Claims["address"] = map[string]any{"country": "SE"}
 		b.Claims["n"] = 12345678
 	})
@@ -239,7 +239,7 @@ func TestSignOutAtTheAuthenticateHost(t *testing.T) {
 	if got := p.Request.URL.Path; got != "/.pomerium/signed_out" {
 		t.Errorf("ended at %s", got)
 	}
-	w.idp.Change(func(b *authntest.Behaviour) { b.AuthorizeError = "access_denied" })
+	w.idp.Change(func(b *idptest.Behaviour) { b.AuthorizeError = "access_denied" })
 	b.get(app+"/").want(t, http.StatusUnauthorized)
 }
 
@@ -313,7 +313,7 @@ func TestProgrammaticSignIn(t *testing.T) {
 }
 
 func TestProgrammaticTargets(t *testing.T) {
-	w := newWorld(t, func(c *config.Config) { c.ProgrammaticRedirectDomains = []string{"localhost", "tool.example.net"} })
+	w := newWorld(t, func(c *config.Config) { c.Programs.RedirectDomains = []string{"localhost", "tool.example.net"} })
 	b := w.browser()
 	tests := []struct {
 		target string

@@ -40,7 +40,6 @@ func (s *Server) programmaticLogin(g *Generation, w http.ResponseWriter, r *http
 	link := g.authenticateURL(signin.SignInPath)
 	link.RawQuery = url.Values{
 		signin.ParamRedirectURI:  {target.String()},
-		signin.ParamIDPID:        {g.idpID},
 		signin.ParamProgrammatic: {"true"},
 	}.Encode()
 	g.keys.SignLink(link, s.now(), signin.LinkLife)
@@ -52,7 +51,7 @@ func (s *Server) programmaticLogin(g *Generation, w http.ResponseWriter, r *http
 func (g *Generation) programmaticTarget(raw string) (*url.URL, error) {
 	u, err := signin.SafeRedirect(raw, func(string) bool { return true })
 	if err == nil && len(raw) <= maxStateTarget {
-		for _, d := range g.cfg.ProgrammaticRedirectDomains {
+		for _, d := range g.cfg.Programs.RedirectDomains {
 			if host := u.Hostname(); host != "" && (strings.EqualFold(d, host) || d == "localhost" && loopback(host)) {
 				return u, nil
 			}

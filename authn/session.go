@@ -15,7 +15,8 @@ import (
 	"github.com/countersign/countersign/internal/signin"
 )
 
-// authenticated is the content of the authenticate host's own cookie.
+// authenticated is one session in the authenticate host's own cookie, which holds
+// one for each provider that the person has signed in with.
 type authenticated struct {
 	SessionID string `json:"s"`
 	IDPID     string `json:"i"`
@@ -132,29 +133,52 @@ func (s *Server) open(ctx context.Context, g *Generation, host, token string) (*
 	return &principal{account: a}, nil
 }
 
-// authenticatedSession returns the session that the authenticate host's cookie
-// stands for, or nil.
-func (s *Server) authenticatedSession(g *Generation, r *http.Request) (*databroker.Session, error) {
+// maxAuthenticated is how many sessions the authenticate host's cookie holds.
+const maxAuthenticated = 8
+
+// authenticatedSessions returns the live sessions that the authenticate host's
+// cookie stands for, the newest first.
+func (s *Server) authenticatedSessions(g *Generation, r *http.Request) ([]*databroker.Session, error) {
 	for _, sealed := range signin.CookieValues(signin.AuthenticateCookieName(g.cfg.Cookie.Name), r.Header["Cookie"]) {
 		plain, err := g.keys.Open(signin.PurposeAuthenticateCookie, sealed, nil)
-		if err != nil {
+		var list []authenticated
+		if err != nil || json.Unmarshal(plain, &list) != nil {
 			continue
 		}
-		var a authenticated
-		if json.Unmarshal(plain, &a) != nil || !s.now().Before(time.Unix(a.ExpiresAt, 0)) {
-			continue
+		var live []*databroker.Session
+		for _, a := range list[:min(len(list), maxAuthenticated)] {
+			if !s.now().Before(time.Unix(a.ExpiresAt, 0)) {
+				continue
+			}
+			session, err := s.liveSession(r.Context(), g, a.SessionID, a.IDPID)
+			if err != nil {
+				return nil, err
+			}
+			if session != nil {
+				live = append(live, session)
+			}
 		}
-		if session, err := s.liveSession(r.Context(), g, a.SessionID, a.IDPID); err != nil || session != nil {
-			return session, err
+		if live != nil {
+			return live, nil
 		}
 	}
 	return nil, nil
 }
 
+// authenticatedSession returns the newest of the sessions that the browser has at
+// the authenticate host, or nil.
+func (s *Server) authenticatedSession(g *Generation, r *http.Request) (*databroker.Session, error) {
+	sessions, err := s.authenticatedSessions(g, r)
+	if err != nil || len(sessions) == 0 {
+		return nil, err
+	}
+	return sessions[0], nil
+}
+
 // liveSession returns nil for a session that is gone, over, or another
 // provider's.
 func (s *Server) liveSession(ctx context.Context, g *Generation, id, idpID string) (*databroker.Session, error) {
-	if !equal(idpID, g.idpID) {
+	if g.cfg.FindIDP(idpID) == nil {
 		return nil, nil
 	}
 	session, err := s.store.Session(ctx, id)
@@ -163,7 +187,7 @@ func (s *Server) liveSession(ctx context.Context, g *Generation, id, idpID strin
 		return nil, nil
 	case err != nil:
 		return nil, storeDown("load session", err)
-	case session.IDPID != g.idpID || !s.now().Before(session.ExpiresAt):
+	case session.IDPID != idpID || !s.now().Before(session.ExpiresAt):
 		return nil, nil
 	}
 	return session, nil
@@ -173,16 +197,37 @@ func storeDown(operation string, err error) *failure {
 	return unavailable("databroker-unavailable", fmt.Errorf("%s: %w", operation, err))
 }
 
-// authenticateCookie keeps a person signed in at the authenticate host.
-func (g *Generation) authenticateCookie(session *databroker.Session) (*http.Cookie, error) {
-	plain, err := json.Marshal(authenticated{session.ID, session.IDPID, session.ExpiresAt.Unix()})
+// authenticateCookie keeps people signed in at the authenticate host. The first of
+// sessions is the newest.
+func (g *Generation) authenticateCookie(sessions []*databroker.Session) (*http.Cookie, error) {
+	var list []authenticated
+	expires := time.Time{}
+	for _, session := range sessions[:min(len(sessions), maxAuthenticated)] {
+		list = append(list, authenticated{session.ID, session.IDPID, session.ExpiresAt.Unix()})
+		if session.ExpiresAt.After(expires) {
+			expires = session.ExpiresAt
+		}
+	}
+	plain, err := json.Marshal(list)
 	if err != nil {
 		return nil, fmt.Errorf("seal authenticate cookie: %w", err)
 	}
 	return &http.Cookie{
 		Name: signin.AuthenticateCookieName(g.cfg.Cookie.Name), Value: g.keys.Seal(signin.PurposeAuthenticateCookie, plain, nil),
-		Path: "/", Expires: session.ExpiresAt, Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+		Path: "/", Expires: expires, Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode,
 	}, nil
+}
+
+// withSession are the sessions of a browser once it has another: one of each
+// provider, the new one first.
+func withSession(session *databroker.Session, before []*databroker.Session) []*databroker.Session {
+	out := []*databroker.Session{session}
+	for _, b := range before {
+		if b.IDPID != session.IDPID {
+			out = append(out, b)
+		}
+	}
+	return out
 }
 
 // sessionToken is the credential for a session on a host, "" for any.

@@ -11,12 +11,13 @@ import (
 	"time"
 
 	"github.com/countersign/countersign/databroker"
+	"github.com/countersign/countersign/idp"
 	"github.com/countersign/countersign/internal/pages"
 	"github.com/countersign/countersign/internal/signin"
 )
 
 const (
-	callbackPath = "/oauth2/callback"
+	callbackPath = idp.CallbackPath
 
 	// maxAttempts is how often one sign-in goes to the provider before a page
 	// says what keeps failing.
@@ -87,7 +88,7 @@ func (s *Server) signIn(g *Generation, w http.ResponseWriter, r *http.Request) e
 	if len(g.missing) > 0 {
 		return notConfigured(g.missing)
 	}
-	if req.IDPID != g.idpID {
+	if req.IDPID != "" && g.providers.Get(req.IDPID) == nil {
 		return g.startOver(req, "idp-changed", "The way to sign in has changed since this link was made.", nil)
 	}
 	return s.proceed(g, w, r, req, latest(s.now(), q))
@@ -114,14 +115,49 @@ func (g *Generation) checkRequest(req signInRequest) error {
 // proceed hands the session of this browser on if it is young enough, or goes
 // to the provider to make one.
 func (s *Server) proceed(g *Generation, w http.ResponseWriter, r *http.Request, req signInRequest, now time.Time) error {
-	session, err := s.authenticatedSession(g, r)
+	sessions, err := s.authenticatedSessions(g, r)
 	if err != nil {
 		return err
 	}
-	if session != nil && req.satisfiedBy(session, now) {
-		return s.handOver(g, w, r, req, session)
+	for _, session := range sessions {
+		if g.accepts(req, session.IDPID) && req.satisfiedBy(session, now) {
+			return s.handOver(g, w, r, req, session)
+		}
+	}
+	if req.IDPID == "" {
+		offered := g.offered()
+		if len(offered) != 1 {
+			return s.choose(g, w, r, req, offered)
+		}
+		req.IDPID = offered[0].ID()
 	}
 	return s.goToProvider(g, w, r, req)
+}
+
+// accepts reports whether a session made with these provider settings is what a
+// sign-in asks for.
+func (g *Generation) accepts(req signInRequest, idpID string) bool {
+	if req.IDPID != "" {
+		return req.IDPID == idpID
+	}
+	p := g.providers.Get(idpID)
+	return p != nil && p.Settings().Offered
+}
+
+// offered are the providers that people may choose from.
+func (g *Generation) offered() []*idp.Provider {
+	var offered []*idp.Provider
+	for _, p := range g.providers.All() {
+		if p.Settings().Offered {
+			offered = append(offered, p)
+		}
+	}
+	return offered
+}
+
+// choose asks which of several providers to sign in with.
+func (s *Server) choose(g *Generation, w http.ResponseWriter, r *http.Request, req signInRequest, offered []*idp.Provider) error {
+	return notConfigured(g.missing)
 }
 
 func (s *Server) goToProvider(g *Generation, w http.ResponseWriter, r *http.Request, req signInRequest) error {
@@ -147,9 +183,9 @@ func (s *Server) goToProvider(g *Generation, w http.ResponseWriter, r *http.Requ
 	if err != nil {
 		return fmt.Errorf("seal sign-in cookie: %w", err)
 	}
-	to, err := g.provider.authURL(r.Context(), g.keys.Seal(signin.PurposeProviderState, state, nil), pending.Nonce, pending.Verifier, req.parameters()...)
+	to, err := g.providers.Get(req.IDPID).AuthURL(r.Context(), req.authRequest(g.keys.Seal(signin.PurposeProviderState, state, nil), pending))
 	if err != nil {
-		return providerDown(err)
+		return providerFailure(err)
 	}
 
 	for _, c := range signin.StaleSignIns(g.cfg.Cookie.Name, r.Header["Cookie"], s.now(), signin.MaxPending-1) {
@@ -177,7 +213,7 @@ func (s *Server) providerCallback(g *Generation, w http.ResponseWriter, r *http.
 		return err
 	}
 	started := time.Unix(req.StartedAt, 0)
-	if now := s.now(); now.After(started.Add(signin.FlowLife)) || started.After(now.Add(signin.Leeway)) || req.IDPID != g.idpID {
+	if now := s.now(); now.After(started.Add(signin.FlowLife)) || started.After(now.Add(signin.Leeway)) || g.providers.Get(req.IDPID) == nil {
 		return s.again(g, w, req)
 	}
 	pending, ok := g.pending(r, req, s.now())
@@ -211,17 +247,17 @@ func (s *Server) providerCallback(g *Generation, w http.ResponseWriter, r *http.
 	if _, err := s.store.Sequence(r.Context()); err != nil {
 		return storeDown("look for the databroker", err)
 	}
-	who, err := g.provider.exchange(r.Context(), code, pending.Nonce, pending.Verifier)
+	who, err := g.providers.Get(req.IDPID).Exchange(r.Context(), code, pending.Nonce, pending.Verifier)
 	if err != nil {
-		var f *failure
-		if errors.As(err, &f) && f.code == codeRefused {
+		f := providerFailure(err)
+		switch {
+		case f.code == codeRefused:
 			end(w)
 			return s.retry(g, w, r, req, f)
-		}
-		if f != nil && f.status != http.StatusServiceUnavailable {
+		case f.status != http.StatusServiceUnavailable:
 			f.before, f.actions = end, g.startOverActions(req)
 		}
-		return err
+		return f
 	}
 	if f := s.settleFresh(r.Context(), g, req, who); f != nil {
 		f.before = end
@@ -231,7 +267,11 @@ func (s *Server) providerCallback(g *Generation, w http.ResponseWriter, r *http.
 	if err != nil {
 		return err
 	}
-	cookie, err := g.authenticateCookie(session)
+	before, err := s.authenticatedSessions(g, r)
+	if err != nil {
+		return err
+	}
+	cookie, err := g.authenticateCookie(withSession(session, before))
 	if err != nil {
 		return err
 	}
@@ -336,44 +376,55 @@ func (s *Server) providerSaid(g *Generation, req signInRequest, code, descriptio
 }
 
 // record writes what we have learnt: the user, and a new session.
-func (s *Server) record(ctx context.Context, g *Generation, who *identity) (*databroker.Session, error) {
+func (s *Server) record(r *http.Request, g *Generation, req signInRequest, who *idp.Identity) (*databroker.Session, error) {
 	id, err := s.random(18)
 	if err != nil {
 		return nil, err
 	}
 	now := s.now()
-	if err := s.recordUser(ctx, who, now); err != nil {
+	if err := s.recordUser(r.Context(), who, now); err != nil {
 		return nil, err
 	}
-	session := &databroker.Session{
-		ID: id, UserID: who.subject, IDPID: g.idpID, Claims: who.claims, Tokens: who.tokens,
-		CreatedAt: now, ExpiresAt: now.Add(g.cfg.Cookie.Expire),
+	method := "browser"
+	if req.Programmatic {
+		method = "program"
 	}
-	if err := s.store.PutSession(ctx, session); err != nil {
+	session := &databroker.Session{
+		ID: id, UserID: who.UserID, IDPID: req.IDPID, ProviderSessionID: who.SessionID, Claims: who.Claims, Tokens: who.Tokens,
+		Origin:    origin(r, method),
+		CreatedAt: now, AccessedAt: now, ExpiresAt: now.Add(g.cfg.Cookie.Expire),
+	}
+	if err := s.store.PutSession(r.Context(), session); err != nil {
 		return nil, storeDown("write session", err)
 	}
 	return session, nil
 }
 
+// origin is where a session comes from, as its client says.
+func origin(r *http.Request, method string) databroker.Origin {
+	address, _, _ := strings.Cut(r.Header.Get("X-Forwarded-For"), ",")
+	return databroker.Origin{Method: method, UserAgent: bounded(r.UserAgent(), 256), Address: bounded(strings.TrimSpace(address), 64)}
+}
+
 // recordUser creates or updates the user. All sign-ins that one person may
 // have under way succeed at once; one under the id of a service account never
 // does.
-func (s *Server) recordUser(ctx context.Context, who *identity, now time.Time) error {
+func (s *Server) recordUser(ctx context.Context, who *idp.Identity, now time.Time) error {
 	unknown := 0
 	// Each round of a crowd lets one of it through.
 	for range 2 * signin.MaxPending {
-		user, err := s.store.User(ctx, who.subject)
+		user, err := s.store.User(ctx, who.UserID)
 		if errors.Is(err, databroker.ErrNotFound) {
 			// What cannot be created, and is not there, is a service account.
 			if unknown++; unknown > 4 {
 				return userIsAccount()
 			}
-			user, err = &databroker.User{ID: who.subject, CreatedAt: now}, nil
+			user, err = &databroker.User{ID: who.UserID, CreatedAt: now}, nil
 		}
 		if err != nil {
 			return storeDown("load user", err)
 		}
-		user.Email, user.Name, user.SignedInAt = text(who.claims["email"]), text(who.claims["name"]), now
+		user.Email, user.Name, user.SignedInAt = text(who.Claims["email"]), text(who.Claims["name"]), now
 		err = s.store.PutUser(ctx, user)
 		if err == nil {
 			return nil

@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/countersign/countersign/authn/authntest"
 	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/databroker"
+	"github.com/countersign/countersign/idp/idptest"
 	"github.com/countersign/countersign/internal/signin"
 )
 
@@ -224,35 +224,35 @@ func TestCallbackRefuses(t *testing.T) {
 func TestProviderMisbehaves(t *testing.T) {
 	tests := []struct {
 		name   string
-		change func(*authntest.Behaviour)
+		change func(*idptest.Behaviour)
 		status int
 		text   string
 	}{
-		{"wrong nonce", func(b *authntest.Behaviour) { b.Nonce = "x" }, 502, "cannot be used"},
-		{"wrong audience", func(b *authntest.Behaviour) { b.Audience = "someone-else" }, 502, "cannot be used"},
-		{"wrong issuer", func(b *authntest.Behaviour) { b.Issuer = "https://evil.example" }, 502, "cannot be used"},
-		{"wrong authorized party", func(b *authntest.Behaviour) { b.AuthorizedParty = "x" }, 502, "cannot be used"},
-		{"alg none", func(b *authntest.Behaviour) { b.Algorithm = "none" }, 502, "cannot be used"},
-		{"alg HS256", func(b *authntest.Behaviour) { b.Algorithm = "HS256" }, 502, "cannot be used"},
-		{"unpublished key", func(b *authntest.Behaviour) { b.WrongKey = true }, 502, "cannot be used"},
-		{"expired", func(b *authntest.Behaviour) { b.Expired = true }, 502, "cannot be used"},
-		{"no id_token", func(b *authntest.Behaviour) { b.NoIDToken = true }, 502, "cannot be used"},
-		{"no subject", func(b *authntest.Behaviour) { b.Subject = "" }, 502, "cannot be used"},
-		{"userinfo of another", func(b *authntest.Behaviour) { b.UserInfoSubject = "mallory" }, 502, "cannot be used"},
-		{"userinfo fails", func(b *authntest.Behaviour) { b.UserInfoStatus = 500 }, 502, "cannot be used"},
-		{"token endpoint fails", func(b *authntest.Behaviour) { b.TokenStatus = 500 }, 502, "cannot be used"},
-		{"client refused", func(b *authntest.Behaviour) { b.TokenError = "invalid_client" }, 502, "cannot be used"},
-		{"code refused each time", func(b *authntest.Behaviour) { b.TokenError = "invalid_grant" }, 400, "does not get to its end"},
-		{"claims too large", func(b *authntest.Behaviour) {
+		{"wrong nonce", func(b *idptest.Behaviour) { b.Nonce = "x" }, 502, "cannot be used"},
+		{"wrong audience", func(b *idptest.Behaviour) { b.Audience = "someone-else" }, 502, "cannot be used"},
+		{"wrong issuer", func(b *idptest.Behaviour) { b.Issuer = "https://evil.example" }, 502, "cannot be used"},
+		{"wrong authorized party", func(b *idptest.Behaviour) { b.AuthorizedParty = "x" }, 502, "cannot be used"},
+		{"alg none", func(b *idptest.Behaviour) { b.Algorithm = "none" }, 502, "cannot be used"},
+		{"alg HS256", func(b *idptest.Behaviour) { b.Algorithm = "HS256" }, 502, "cannot be used"},
+		{"unpublished key", func(b *idptest.Behaviour) { b.WrongKey = true }, 502, "cannot be used"},
+		{"expired", func(b *idptest.Behaviour) { b.Expired = true }, 502, "cannot be used"},
+		{"no id_token", func(b *idptest.Behaviour) { b.NoIDToken = true }, 502, "cannot be used"},
+		{"no subject", func(b *idptest.Behaviour) { b.Subject = "" }, 502, "cannot be used"},
+		{"userinfo of another", func(b *idptest.Behaviour) { b.UserInfoSubject = "mallory" }, 502, "cannot be used"},
+		{"userinfo fails", func(b *idptest.Behaviour) { b.UserInfoStatus = 500 }, 502, "cannot be used"},
+		{"token endpoint fails", func(b *idptest.Behaviour) { b.TokenStatus = 500 }, 502, "cannot be used"},
+		{"client refused", func(b *idptest.Behaviour) { b.TokenError = "invalid_client" }, 502, "cannot be used"},
+		{"code refused each time", func(b *idptest.Behaviour) { b.TokenError = "invalid_grant" }, 400, "does not get to its end"},
+		{"claims too large", func(b *idptest.Behaviour) {
 			b.UserInfo = map[string]any{"groups": strings.Repeat("x", 300<<10)}
 		}, 502, "cannot be used"},
-		{"person says no", func(b *authntest.Behaviour) {
+		{"person says no", func(b *idptest.Behaviour) {
 			b.AuthorizeError, b.AuthorizeDescription = "access_denied", "<b>not today</b>"
 		}, 401, "&lt;b&gt;not today&lt;/b&gt;"},
-		{"interaction needed", func(b *authntest.Behaviour) { b.AuthorizeError = "interaction_required" }, 400, "interaction_required"},
-		{"provider is ill", func(b *authntest.Behaviour) { b.AuthorizeError = "server_error" }, 502, "problem of its own"},
-		{"unknown error", func(b *authntest.Behaviour) { b.AuthorizeError = "<script>" }, 400, "ended this sign-in"},
-		{"discovery fails", func(b *authntest.Behaviour) { b.DiscoveryStatus = 500 }, 503, "does not answer"},
+		{"interaction needed", func(b *idptest.Behaviour) { b.AuthorizeError = "interaction_required" }, 400, "interaction_required"},
+		{"provider is ill", func(b *idptest.Behaviour) { b.AuthorizeError = "server_error" }, 502, "problem of its own"},
+		{"unknown error", func(b *idptest.Behaviour) { b.AuthorizeError = "<script>" }, 400, "ended this sign-in"},
+		{"discovery fails", func(b *idptest.Behaviour) { b.DiscoveryStatus = 500 }, 503, "does not answer"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -290,7 +290,7 @@ func noSecrets(t *testing.T, w *world, text string) {
 
 func TestProviderComesBack(t *testing.T) {
 	w := newWorld(t)
-	w.idp.Change(func(b *authntest.Behaviour) { b.DiscoveryStatus = 503 })
+	w.idp.Change(func(b *idptest.Behaviour) { b.DiscoveryStatus = 503 })
 	b := w.browser()
 	for range 5 {
 		b.get(app+"/x").want(t, http.StatusServiceUnavailable)
@@ -298,7 +298,7 @@ func TestProviderComesBack(t *testing.T) {
 	if got := w.idp.Count("discovery"); got != 1 {
 		t.Errorf("%d discoveries within the pause, want 1", got)
 	}
-	w.idp.Change(func(b *authntest.Behaviour) { b.DiscoveryStatus = 0 })
+	w.idp.Change(func(b *idptest.Behaviour) { b.DiscoveryStatus = 0 })
 	w.offset.Store(int64(6 * time.Second))
 	b.get(app+"/x").want(t, http.StatusOK, welcome)
 	b.get(other+"/x").want(t, http.StatusOK, welcome)
@@ -312,7 +312,7 @@ func TestProviderIsSlow(t *testing.T) {
 	b := w.browser()
 	link := b.until("/oauth2/callback", app+"/x")
 	ctx, cancel := context.WithCancel(context.Background())
-	w.idp.Change(func(b *authntest.Behaviour) {
+	w.idp.Change(func(b *idptest.Behaviour) {
 		b.OnToken = func(r *http.Request) {
 			cancel()
 			<-r.Context().Done()
@@ -348,7 +348,7 @@ func TestEmailVerification(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
-			w.idp.Change(func(b *authntest.Behaviour) { b.Claims, b.UserInfo = tt.claims, tt.userinfo })
+			w.idp.Change(func(b *idptest.Behaviour) { b.Claims, b.UserInfo = tt.claims, tt.userinfo })
 			w.browser().get(app+"/x").want(t, http.StatusOK, welcome)
 			sessions, err := w.store.Sessions(context.Background(), "")
 			if err != nil || len(sessions) != 1 {
@@ -410,16 +410,16 @@ func TestStoreFails(t *testing.T) {
 	signedIn.get(app+"/y").want(t, http.StatusOK, welcome)
 
 	// It breaks while the provider is being asked.
-	w.idp.Change(func(b *authntest.Behaviour) { b.OnToken = func(*http.Request) { w.store.Break(errFault) } })
+	w.idp.Change(func(b *idptest.Behaviour) { b.OnToken = func(*http.Request) { w.store.Break(errFault) } })
 	late := w.browser()
 	late.get(app+"/x").want(t, http.StatusServiceUnavailable)
 	w.store.Heal()
-	w.idp.Change(func(b *authntest.Behaviour) { b.OnToken = nil })
+	w.idp.Change(func(b *idptest.Behaviour) { b.OnToken = nil })
 	late.get(app+"/x").want(t, http.StatusOK, welcome)
 }
 
 func TestNotConfigured(t *testing.T) {
-	w := newWorld(t, func(c *config.Config) { c.IDP = config.IdentityProvider{} })
+	w := newWorld(t, func(c *config.Config) { c.IDPs = nil })
 	b := w.browser()
 	p := b.get(app + "/x")
 	p.want(t, http.StatusServiceUnavailable, "idp_provider_url", "idp_client_id", "idp_client_secret")
@@ -439,7 +439,7 @@ func TestSignInLinkRefuses(t *testing.T) {
 	}
 	link := func(target string) string {
 		u := mustURL(t, auth+signin.SignInPath)
-		u.RawQuery = url.Values{signin.ParamRedirectURI: {target}, signin.ParamIDPID: {w.cfg.IDP.ID()}, signin.ParamFlow: {flow.Hash()}}.Encode()
+		u.RawQuery = url.Values{signin.ParamRedirectURI: {target}, signin.ParamIDPID: {w.cfg.IDPs[0].ID()}, signin.ParamFlow: {flow.Hash()}}.Encode()
 		w.keys.SignLink(u, w.now(), signin.LinkLife)
 		return u.String()
 	}

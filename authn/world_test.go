@@ -18,10 +18,11 @@ import (
 
 	"github.com/countersign/countersign/assertion"
 	"github.com/countersign/countersign/authn"
-	"github.com/countersign/countersign/authn/authntest"
 	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/databroker"
 	"github.com/countersign/countersign/databroker/databrokertest"
+	"github.com/countersign/countersign/idp"
+	"github.com/countersign/countersign/idp/idptest"
 	"github.com/countersign/countersign/internal/signin"
 )
 
@@ -37,12 +38,14 @@ const (
 type world struct {
 	t      testing.TB
 	cfg    *config.Config
-	idp    *authntest.Provider
+	idp    *idptest.Provider
 	keys   *signin.Keys
 	ring   *assertion.KeyRing
 	store  *databrokertest.Faulty
 	log    *logBuffer
 	offset atomic.Int64
+	// idpID is what the gate asks for: the first provider, "" for any.
+	idpID string
 	// maxAge is how old a sign-in the gate lets pass; 0 for any.
 	maxAge atomic.Int64
 
@@ -51,15 +54,15 @@ type world struct {
 
 func newWorld(t testing.TB, change ...func(*config.Config)) *world {
 	t.Helper()
-	w := &world{t: t, idp: authntest.NewProvider(t), log: &logBuffer{}}
+	w := &world{t: t, idp: idptest.NewProvider(t), log: &logBuffer{}}
 	w.store = &databrokertest.Faulty{Store: databroker.NewMemory(databroker.MemoryConfig{Now: w.now})}
 	w.cfg = &config.Config{
 		Cookie:          config.Cookie{Name: "_pomerium", HTTPOnly: true, Expire: 14 * time.Hour},
 		Server:          config.Server{Address: ":443"},
 		AuthenticateURL: mustURL(t, auth),
-		IDP: config.IdentityProvider{Provider: "oidc", URL: w.idp.URL, ClientID: authntest.ClientID, ClientSecret: authntest.ClientSecret,
-			Scopes: []string{"openid", "profile", "email", "offline_access"}},
-		ProgrammaticRedirectDomains: []string{"localhost"},
+		IDPs: []*config.IdentityProvider{{Offered: true, Provider: "oidc", URL: w.idp.URL, ClientID: idptest.ClientID, ClientSecret: idptest.ClientSecret,
+			Scopes: []string{"openid", "profile", "email", "offline_access"}}},
+		Programs: config.Programs{RedirectDomains: []string{"localhost"}},
 		Routes: []*config.Route{
 			{ID: "1", From: app, Host: "app.example.com"},
 			{ID: "2", From: other, Host: "other.example.com"},
@@ -68,6 +71,9 @@ func newWorld(t testing.TB, change ...func(*config.Config)) *world {
 	}
 	for _, f := range change {
 		f(w.cfg)
+	}
+	if len(w.cfg.IDPs) == 1 {
+		w.idpID = w.cfg.IDPs[0].ID()
 	}
 	var err error
 	if w.keys, err = signin.NewKeys(bytes.Repeat([]byte("s"), 32), bytes.Repeat([]byte("c"), 32)); err != nil {
@@ -89,8 +95,9 @@ func (w *world) now() time.Time { return time.Now().Add(time.Duration(w.offset.L
 // restart replaces the server by a new one with the same keys and store.
 func (w *world) restart() {
 	w.t.Helper()
-	s := authn.New(authn.Config{Store: w.store, Log: slog.New(slog.NewJSONHandler(w.log, nil)), Now: w.now, HTTPClient: w.idp.Client()})
-	g, err := s.Build(w.cfg, w.keys, w.ring)
+	log := slog.New(slog.NewJSONHandler(w.log, nil))
+	s := authn.New(authn.Config{Store: w.store, Log: log, Now: w.now})
+	g, err := s.Build(w.cfg, w.keys, w.ring, idp.NewSet(idp.Config{HTTPClient: w.idp.Client(), Now: w.now, Log: log}, w.cfg, nil))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -120,7 +127,9 @@ func (w *world) gate(rw http.ResponseWriter, r *http.Request) {
 	}
 	http.SetCookie(rw, flow.Cookie("_pomerium"))
 	target := &url.URL{Scheme: "https", Host: r.Host, Path: r.URL.Path, RawQuery: r.URL.RawQuery}
-	http.Redirect(rw, r, w.keys.SignInURL(w.cfg.AuthenticateURL, target, w.cfg.IDP.ID(), flow.Hash(), time.Duration(w.maxAge.Load()), w.now()), http.StatusFound)
+	http.Redirect(rw, r, w.keys.SignInURL(signin.SignInLink{
+		Authenticate: w.cfg.AuthenticateURL, Redirect: target, IDPID: w.idpID, Flow: flow.Hash(), MaxAge: time.Duration(w.maxAge.Load()),
+	}, w.now()), http.StatusFound)
 }
 
 // session returns the live session that a request's cookies name; those of two

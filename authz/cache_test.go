@@ -194,7 +194,7 @@ func (c *casino) putSession(id string) {
 		claims["auth_time"] = float64(now.Add(-time.Duration(c.IntN(300)) * time.Minute).Unix())
 	}
 	c.must(c.store.PutSession(ctx, &databroker.Session{
-		ID: id, UserID: "user-" + id, IDPID: c.config.IDP.ID(), Claims: claims, CreatedAt: now,
+		ID: id, UserID: "user-" + id, IDPID: c.config.IDPs[0].ID(), Claims: claims, CreatedAt: now,
 		Devices:   []databroker.DeviceCredential{{ID: "d1", Type: "any"}, {ID: "d2", Type: "enclave_only"}}[:c.IntN(3)],
 		ExpiresAt: now.Add(time.Duration(1+c.IntN(30)) * time.Hour),
 	}))

@@ -109,7 +109,7 @@ func TestCredentials(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	forged, err := foreignKeys.MintSession(signin.SessionToken{SessionID: "alice", IDPID: w.config.IDP.ID(), IssuedAt: noon, ExpiresAt: noon.Add(time.Hour)})
+	forged, err := foreignKeys.MintSession(signin.SessionToken{SessionID: "alice", IDPID: w.config.IDPs[0].ID(), IssuedAt: noon, ExpiresAt: noon.Add(time.Hour)})
 	if err != nil {
 		t.Fatal(err)
 	}

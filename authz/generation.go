@@ -86,12 +86,14 @@ func (s *Server) Build(ctx context.Context, cfg *config.Config, keys *signin.Key
 		keys:         keys,
 		cookieName:   cfg.Cookie.Name,
 		cookieDomain: cfg.Cookie.Domain,
-		idpID:        cfg.IDP.ID(),
 		authenticate: cfg.AuthenticateURL,
 		vantage:      vantage{grace: cfg.Databroker.OutageGrace, hops: cfg.Server.XFFNumTrustedHops},
 
 		minter: newMinter(s.ids.Add(1), &cfg.Assertion, ring, s.now),
 		strip:  []string{headerPomeriumAuthorization},
+	}
+	if len(cfg.IDPs) > 0 {
+		g.idpID = cfg.IDPs[0].ID()
 	}
 	g.scrub = []string{headerAssertion, headerOriginal, headerPomeriumAuthorization}
 	for _, h := range g.minter.headers {

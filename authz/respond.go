@@ -350,7 +350,9 @@ func (s *Server) startFlow(g *Generation, r *request, maxAge time.Duration) (lin
 	if err != nil {
 		return "", nil, fmt.Errorf("start sign-in: %w", err)
 	}
-	link = g.keys.SignInURL(g.authenticate, r.target(), g.idpID, flow.Hash(), maxAge, now)
+	link = g.keys.SignInURL(signin.SignInLink{
+		Authenticate: g.authenticate, Redirect: r.target(), IDPID: g.idpID, Flow: flow.Hash(), MaxAge: maxAge,
+	}, now)
 	set := append([]*http.Cookie{flow.Cookie(g.cookieName)},
 		signin.StaleFlows(g.cookieName, r.Cookies, now, signin.MaxPending-1)...)
 	for _, c := range set {

@@ -89,7 +89,7 @@ func newWorld(t testing.TB, change func(*config.Config), routes map[string]route
 		t.Fatal(err)
 	}
 	w.config = &config.Config{
-		IDP:             config.IdentityProvider{Provider: "oidc", URL: "https://idp.example.com", ClientID: "countersign"},
+		IDPs:            []*config.IdentityProvider{{Offered: true, Provider: "oidc", URL: "https://idp.example.com", ClientID: "countersign"}},
 		Cookie:          config.Cookie{Name: "_pomerium"},
 		AuthenticateURL: &url.URL{Scheme: "https", Host: "authenticate.example.com"},
 		Assertion:       config.Assertion{Reuse: 30 * time.Second, OriginalUserContext: "verified"},
@@ -204,7 +204,7 @@ func (w *world) session(id, email string, more map[string]any) string {
 		claims[k] = v
 	}
 	s := &databroker.Session{
-		ID: id, UserID: "user-" + id, IDPID: w.config.IDP.ID(), Claims: claims,
+		ID: id, UserID: "user-" + id, IDPID: w.config.IDPs[0].ID(), Claims: claims,
 		CreatedAt: w.clock.Now(), ExpiresAt: w.clock.Now().Add(14 * time.Hour),
 	}
 	if err := w.store.PutSession(context.Background(), s); err != nil {
@@ -238,7 +238,7 @@ func (w *world) record(typ, id string, fields map[string]any) {
 func (w *world) sessionToken(id string) string {
 	w.t.Helper()
 	token, err := w.keys.MintSession(signin.SessionToken{
-		SessionID: id, IDPID: w.config.IDP.ID(), IssuedAt: w.clock.Now(), ExpiresAt: w.clock.Now().Add(24 * time.Hour),
+		SessionID: id, IDPID: w.config.IDPs[0].ID(), IssuedAt: w.clock.Now(), ExpiresAt: w.clock.Now().Add(24 * time.Hour),
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -29,8 +29,8 @@ type Config struct {
 
 	Server     Server
 	Secrets    Secrets
-	IDP        IdentityProvider
 	Cookie     Cookie
+	Programs   Programs
 	Assertion  Assertion
 	Databroker Databroker
 
@@ -38,9 +38,16 @@ type Config struct {
 	// "https://authenticate." and the parent domain of the first route's host,
 	// or that host itself where the parent is a public suffix; with its port.
 	AuthenticateURL *url.URL
-	// ProgrammaticRedirectDomains are the hosts that a programmatic sign-in
-	// may redirect to; "localhost" stands for any loopback address.
-	ProgrammaticRedirectDomains []string
+	// IDPs are all providers in use, each ID once: that of the idp_* keys, which
+	// has no Name, if any of them is set; then those of idps:, in the order of the
+	// file; then one for each client that routes bring with idp_client_id. Empty:
+	// nobody can sign in.
+	IDPs []*IdentityProvider
+	// SignOutRedirectURL is where a sign-out leads that names no target, nil for
+	// our own page. SignOutRedirectDomains are the hosts, besides ours, that a
+	// sign-out may lead to.
+	SignOutRedirectURL     *url.URL
+	SignOutRedirectDomains []string
 	// Policies are those of policies:, which routes refer to by name.
 	Policies map[string]*policy.Policy
 	// DownstreamMTLS is nil where no client certificate is asked for.
@@ -100,11 +107,76 @@ type Secrets struct {
 	SigningKeyAt Position
 }
 
-// IdentityProvider is the OpenID Connect provider. The zero value means that
-// nobody can sign in.
+// IdentityProvider is one client of ours at an OpenID Connect provider, or at one
+// that speaks OAuth 2 alone (github).
 type IdentityProvider struct {
+	Position Position
+	// Name is the one in idps:, "" for the provider of the idp_* keys. Label is
+	// what people see when they choose.
+	Name, Label string
+	// Offered: people may choose it where a route names no provider. Those with a
+	// route's own client are not.
+	Offered bool
+	// Provider is the kind: oidc, google, azure, okta, auth0, cognito, ping,
+	// onelogin, gitlab, keycloak, github or apple.
 	Provider, URL, ClientID, ClientSecret string
-	Scopes                                []string
+	// Scopes replace those of the kind; nil for the kind's own.
+	Scopes []string
+	// RequestParams are added to the authorization request, sorted by name.
+	RequestParams []Parameter
+	// AccessTokenAudiences are what aud of an access token must name one of where
+	// bearer tokens are the provider's; nil for no check.
+	AccessTokenAudiences []string
+}
+
+// Parameter is a query parameter.
+type Parameter struct{ Name, Value string }
+
+// Programs is how programs get in on a person's behalf.
+type Programs struct {
+	// RedirectDomains are the hosts that a programmatic sign-in may redirect to;
+	// "localhost" stands for any loopback address.
+	RedirectDomains []string
+	// Audiences are the client ids, besides our own, whose ID tokens may be
+	// exchanged for a token of ours (programmatic_allowed_audiences).
+	Audiences []string
+}
+
+// BearerFormat is what Authorization: Bearer holds on a route, besides tokens of
+// our own.
+type BearerFormat string
+
+// The values of bearer_token_format, but for default, which is no Bearer at all.
+const (
+	BearerAccessToken   BearerFormat = "idp_access_token"
+	BearerIdentityToken BearerFormat = "idp_identity_token"
+	BearerJWT           BearerFormat = "jwt"
+)
+
+// Bearer says whose bearer tokens a route takes. Routes with equal settings share
+// one.
+type Bearer struct {
+	Format BearerFormat
+	// ID is a hash of everything that decides what a token is worth here: what was
+	// found for one ID is good for no other.
+	ID string
+	// IDPs are the providers whose tokens count; none for jwt.
+	IDPs []*IdentityProvider
+	// Audiences are idp_access_token_allowed_audiences; nil for no check.
+	Audiences []string
+	// Issuers are those of identity_providers, for jwt alone.
+	Issuers []*TokenIssuer
+}
+
+// TokenIssuer is an entry of identity_providers: somebody whose JWTs count as
+// bearer tokens.
+type TokenIssuer struct {
+	// Name is the key; a user of it has the id NAME/sub.
+	Name, Issuer string
+	// JWKSURL is "" for the jwks_uri of the issuer's discovery document.
+	JWKSURL string
+	// Algorithms are RS256, ES256 and EdDSA unless the operator names others.
+	Algorithms, Audiences []string
 }
 
 // Cookie is the session cookie that route hosts set.
@@ -184,6 +256,19 @@ type Route struct {
 	// Policy is what the route demands, legacy keys (allowed_users and the
 	// like, cors_allow_preflight) included. Never nil.
 	Policy *policy.Policy
+
+	// IDP is the ID of the one provider that the route's sessions are made with,
+	// "" for any that is Offered.
+	IDP string
+	// DependsOn are hosts of other routes that a sign-in here signs in at, too.
+	DependsOn []string
+	// SessionLifetime is how old a session may be here, and SessionIdleTimeout how
+	// long it may go unused, before the person must sign in again; 0 for any.
+	SessionLifetime, SessionIdleTimeout time.Duration
+	// Bearer is nil where bearer_token_format is default.
+	Bearer *Bearer
+	// Description, LogoURL are for the portal.
+	Description, LogoURL string
 
 	// ShadowPolicy is policy_shadow: evaluated and logged, never enforced. Nil for
 	// none. It stands for all of Policy, the legacy keys included.

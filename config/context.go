@@ -35,9 +35,9 @@ func (l *loader) assertion(s settings) {
 	if v, ok := s["original_user_context_issuers"]; ok {
 		a.OriginalUserContextIssuers = l.trustedIssuers(v)
 	}
-	l.cfg.ProgrammaticRedirectDomains = []string{"localhost"}
+	l.cfg.Programs.RedirectDomains = []string{"localhost"}
 	if v, ok := s["programmatic_redirect_domain_whitelist"]; ok {
-		l.cfg.ProgrammaticRedirectDomains = l.redirectDomains(v)
+		l.cfg.Programs.RedirectDomains = l.redirectDomains(v)
 	}
 }
 

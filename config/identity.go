@@ -13,7 +13,7 @@ import (
 
 // Missing are the keys without which nobody can sign in, in the order of the
 // reference; it is empty where the provider is complete.
-func (p IdentityProvider) Missing() []string {
+func (p *IdentityProvider) Missing() []string {
 	var missing []string
 	for _, k := range []struct{ key, text string }{
 		{"idp_provider_url", p.URL},
@@ -29,9 +29,17 @@ func (p IdentityProvider) Missing() []string {
 
 func (l *loader) provider(s settings) {
 	before := len(l.problems)
-	idp := &l.cfg.IDP
+	idp := &IdentityProvider{Offered: true, Position: Position{File: l.path}}
 	idp.Provider = "oidc"
 	idp.Scopes = []string{"openid", "profile", "email", "offline_access"}
+	given := false
+	for _, key := range []string{"idp_provider", "idp_provider_url", "idp_client_id", "idp_client_secret", "idp_client_secret_file", "idp_scopes"} {
+		_, ok := s[key]
+		given = given || ok
+	}
+	if given {
+		l.cfg.IDPs = []*IdentityProvider{idp}
+	}
 	if v, ok := s["idp_provider"]; ok {
 		l.providerKind(v)
 	}

@@ -47,13 +47,12 @@ func TestDefaults(t *testing.T) {
 	cfg := load(t, minimal, config.LoadOptions{})
 	want := &config.Config{
 		Server:     config.Server{Address: ":443"},
-		IDP:        config.IdentityProvider{Provider: "oidc", Scopes: []string{"openid", "profile", "email", "offline_access"}},
 		Cookie:     config.Cookie{Name: "_pomerium", HTTPOnly: true, Expire: 14 * time.Hour},
 		Assertion:  config.Assertion{Reuse: 30 * time.Second, OriginalUserContext: "verified"},
 		Databroker: config.Databroker{StorageType: "file", OutageGrace: time.Minute},
 
-		ProgrammaticRedirectDomains: []string{"localhost"},
-		LogLevel:                    "info",
+		Programs: config.Programs{RedirectDomains: []string{"localhost"}},
+		LogLevel: "info",
 		Routes: []*config.Route{{
 			Name: "https://app.localhost", From: "https://app.localhost", Host: "app.localhost",
 			SetResponseHeaders: []config.Header{{Name: "X-Frame-Options", Value: "SAMEORIGIN"}, {Name: "X-XSS-Protection", Value: "1; mode=block"}},
@@ -74,7 +73,7 @@ func TestDefaults(t *testing.T) {
 	if got := cfg.AuthenticateURL.String(); got != "https://authenticate.localhost" {
 		t.Errorf("authenticate URL: got %s", got)
 	}
-	if diff := cmp.Diff([]string{"idp_provider_url", "idp_client_id", "idp_client_secret"}, cfg.IDP.Missing()); diff != "" {
+	if diff := cmp.Diff([]string{"idp_provider_url", "idp_client_id", "idp_client_secret"}, cfg.IDPs[0].Missing()); diff != "" {
 		t.Errorf("missing: -want +got:\n%s", diff)
 	}
 	if len(r.ID) != 16 || !filepath.IsAbs(cfg.Path) || !cmp.Equal(cfg.Files, []string{cfg.Path}) {

@@ -29,6 +29,8 @@ var (
 	// ErrTruncated reports that the changes asked for are no longer kept: the
 	// reader must forget what it knows and go on from Sequence.
 	ErrTruncated = errors.New("changes no longer kept")
+	// ErrFull reports that there are as many tickets as a store keeps at once.
+	ErrFull = errors.New("too many tickets")
 )
 
 // Session is one sign-in of one person in one browser or program.
@@ -46,10 +48,35 @@ type Session struct {
 	Tokens Tokens
 	// Devices are the credentials that this session has shown, most often none
 	// and at most 32.
-	Devices   []DeviceCredential
-	CreatedAt time.Time
+	Devices []DeviceCredential
+	// ProviderSessionID is the sid that the provider knows this sign-in by, ""
+	// if it named none (OpenID Connect Back-Channel Logout, section 2.1).
+	ProviderSessionID string
+	// Origin says how the session came to be, for people to recognise it by.
+	Origin Origin
+	// RefreshHash is the digest of the refresh token that the program which
+	// holds this session may use next, PriorRefreshHash of the one before, nil
+	// for none. RotatedAt is when the first took the place of the second.
+	RefreshHash, PriorRefreshHash []byte
+	RotatedAt                     time.Time
+	CreatedAt                     time.Time
+	// RefreshedAt is when claims and tokens were last renewed at the provider,
+	// zero for not since CreatedAt.
+	RefreshedAt time.Time
+	// AccessedAt is when the session was last used, to within the interval of
+	// whoever calls TouchSessions; PutSession leaves it as it is.
+	AccessedAt time.Time
 	// ExpiresAt is never zero: a session that does not expire is refused.
 	ExpiresAt time.Time
+}
+
+// Origin says how a session was made.
+type Origin struct {
+	// Method is browser, program, device, id_token or bearer.
+	Method string
+	// UserAgent and Address are those of whoever signed in; both are what a
+	// client said, cut to 256 bytes.
+	UserAgent, Address string
 }
 
 // DeviceCredential names a device that a session was used from. What is known of
@@ -76,6 +103,8 @@ type Record struct {
 type Tokens struct {
 	AccessToken, RefreshToken, TokenType, IDToken string
 	ExpiresAt                                     time.Time
+	// IDTokenExpiresAt is the exp of IDToken, zero without one.
+	IDTokenExpiresAt time.Time
 }
 
 // User is a person who has signed in at least once.
@@ -86,6 +115,23 @@ type User struct {
 	CreatedAt   time.Time
 	// SignedInAt is the time of the last sign-in.
 	SignedInAt time.Time
+	// RevokedAt is when a session of the user was last revoked, zero for never:
+	// proof of a sign-in from before it is worth nothing any more. PutUser
+	// leaves it as it is.
+	RevokedAt time.Time
+}
+
+// Ticket is something that somebody will come back for within minutes: a device
+// code, an authorization code, the mark of a token that may be used once. Its
+// holder is identified by the ID, which is therefore a digest of what they hold.
+// Tickets are no records: they are in no change feed.
+type Ticket struct {
+	ID string
+	// Version is as that of a session.
+	Version uint64
+	// Data is at most 8 KiB, encrypted wherever it is stored.
+	Data      []byte
+	ExpiresAt time.Time
 }
 
 // ServiceAccount is a machine's identity. Policies see UserID as the user.
@@ -137,6 +183,21 @@ type Store interface {
 	DeleteSession(ctx context.Context, id string) error
 	// Sessions lists the sessions of one user, or all for "", oldest first.
 	Sessions(ctx context.Context, userID string) ([]*Session, error)
+	// ProviderSessions lists the sessions made under these provider settings
+	// that the provider knows by this sid, oldest first.
+	ProviderSessions(ctx context.Context, idpID, sid string) ([]*Session, error)
+	// RevokeSession removes a session and sets its user's RevokedAt to the
+	// store's time, both or neither; or returns ErrNotFound.
+	RevokeSession(ctx context.Context, id string) error
+	// RevokeUser removes the sessions of a user, those of idpID alone unless that
+	// is "", sets the user's RevokedAt to the store's time, and returns how many
+	// sessions there were. It is one transaction. A user that does not exist is
+	// ErrNotFound.
+	RevokeUser(ctx context.Context, userID, idpID string) (ended int, err error)
+	// TouchSessions sets AccessedAt of each session to the time given unless it
+	// is later already. It is no change: versions stay and the feed is silent.
+	// Ids of sessions that are gone are passed over.
+	TouchSessions(ctx context.Context, accessed map[string]time.Time) error
 
 	// User returns the user with this id, or ErrNotFound.
 	User(ctx context.Context, id string) (*User, error)
@@ -167,6 +228,23 @@ type Store interface {
 	// was there with the same fields keeps its version. It sets Version and
 	// UpdatedAt of each. Two with one id, or one of another type, are refused.
 	ReplaceRecords(ctx context.Context, typ string, records []*Record) error
+
+	// Ticket returns the ticket with this id, or ErrNotFound. One that has
+	// expired is not found.
+	Ticket(ctx context.Context, id string) (*Ticket, error)
+	// PutTicket writes t and sets t.Version, as PutSession does. An expired
+	// ticket counts as none. To create one beyond 20,000 is ErrFull.
+	PutTicket(ctx context.Context, t *Ticket) error
+	// TakeTicket removes a ticket and returns it, to one caller only, or
+	// ErrNotFound.
+	TakeTicket(ctx context.Context, id string) (*Ticket, error)
+
+	// Lease gives the lease of a name to owner for ttl from now, by the store's
+	// clock, if nobody else holds it, and reports whether owner has it now. Who
+	// has it keeps it by asking again. It is no change.
+	Lease(ctx context.Context, name, owner string, ttl time.Duration) (bool, error)
+	// EndLease gives the lease back; one that owner does not hold is left alone.
+	EndLease(ctx context.Context, name, owner string) error
 
 	// Sequence returns the number of the last change, 0 for none yet.
 	Sequence(ctx context.Context) (uint64, error)

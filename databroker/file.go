@@ -25,10 +25,11 @@ type FileConfig struct {
 	// Dir is the folder of the database. It is made, for its owner alone, if
 	// it does not exist; one that exists keeps its mode.
 	Dir string
-	// SealKey is 32 secret bytes. Tokens are encrypted under a key derived
-	// from it, for this purpose alone.
+	// SealKey is 32 secret bytes. Tokens and tickets are encrypted under a key
+	// derived from it, for this purpose alone.
 	SealKey []byte
-	// Now is the clock that Prune goes by; nil is time.Now.
+	// Now is the store's clock, by which it revokes, prunes, and ends tickets and
+	// leases; nil is time.Now.
 	Now func() time.Time
 	// KeepChanges is how many changes are kept for Changes; 0 is 100,000.
 	KeepChanges int
@@ -207,8 +208,11 @@ func (f *File) write(ctx context.Context, op string, do func(w *writing) error) 
 			return err
 		}
 		w := &writing{ctx: ctx, tx: tx}
-		if err := do(w); err != nil || w.last == 0 {
+		if err := do(w); err != nil {
 			return errors.Join(err, tx.Rollback())
+		}
+		if w.last == 0 {
+			return tx.Commit() // what it wrote is no change
 		}
 		dropped := w.last - min(w.last, f.keep)
 		if _, err := w.exec(`DELETE FROM changes WHERE sequence <= ?`, dropped); err != nil {

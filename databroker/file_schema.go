@@ -8,8 +8,9 @@ import (
 	"strings"
 )
 
-// schemaVersion is what PRAGMA user_version says of a database of this schema.
-const schemaVersion = 2
+// schemas returns what each version of the schema, from 1, adds to the one before.
+// PRAGMA user_version says which one a database has.
+func schemas() []string { return []string{schema1, schema2, schema3} }
 
 // schema1 was the first. Times are microseconds since 1970, NULL for the zero
 // time. Claims are JSON, tokens sealed, NULL for none. AUTOINCREMENT never
@@ -71,6 +72,44 @@ CREATE TABLE records (
 ) STRICT, WITHOUT ROWID;
 `
 
+// schema3 adds what sessions say of their origin, refreshes and use, revocation,
+// tickets and leases. When a session was last used is in a table of its own, so
+// that a row with tokens need not be written for it. A ticket's data are sealed.
+const schema3 = `
+ALTER TABLE sessions ADD COLUMN provider_session_id TEXT NOT NULL DEFAULT '';
+ALTER TABLE sessions ADD COLUMN origin_method TEXT NOT NULL DEFAULT '';
+ALTER TABLE sessions ADD COLUMN origin_user_agent TEXT NOT NULL DEFAULT '';
+ALTER TABLE sessions ADD COLUMN origin_address TEXT NOT NULL DEFAULT '';
+ALTER TABLE sessions ADD COLUMN refresh_hash BLOB;
+ALTER TABLE sessions ADD COLUMN prior_refresh_hash BLOB;
+ALTER TABLE sessions ADD COLUMN rotated_at INTEGER;
+ALTER TABLE sessions ADD COLUMN refreshed_at INTEGER;
+CREATE INDEX sessions_by_provider ON sessions (idp_id, provider_session_id) WHERE provider_session_id <> '';
+ALTER TABLE users ADD COLUMN revoked_at INTEGER;
+
+CREATE TABLE accesses (
+	session_id  TEXT PRIMARY KEY,
+	accessed_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER access_ends AFTER DELETE ON sessions BEGIN
+	DELETE FROM accesses WHERE session_id = old.id;
+END;
+
+CREATE TABLE tickets (
+	version    INTEGER PRIMARY KEY AUTOINCREMENT,
+	id         TEXT NOT NULL UNIQUE,
+	data       BLOB NOT NULL,
+	expires_at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX tickets_by_expiry ON tickets (expires_at);
+
+CREATE TABLE leases (
+	name       TEXT PRIMARY KEY,
+	owner      TEXT NOT NULL,
+	expires_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+`
+
 // sealedCheck is what every database holds sealed, so that a wrong key is
 // noticed when the database is opened and not when someone comes back.
 const sealedCheck = "countersign"
@@ -112,25 +151,29 @@ func migrate(ctx context.Context, tx *sql.Tx, s *sealer) error {
 	if err := tx.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&version); err != nil {
 		return err
 	}
-	switch {
-	case version > schemaVersion:
+	all := schemas()
+	if version < 0 || version > len(all) {
 		return fmt.Errorf("it was written by a newer countersign (schema %d, this one knows %d): run that version, or restore a backup from before it",
-			version, schemaVersion)
-	case version == 0:
+			version, len(all))
+	}
+	if version == 0 {
 		if err := create(ctx, tx, s); err != nil {
 			return err
 		}
+		version = 1
 	}
 	if err := checkKey(ctx, tx, s); err != nil {
 		return err
 	}
-	if version == schemaVersion {
+	if version == len(all) {
 		return nil
 	}
-	if _, err := tx.ExecContext(ctx, schema2); err != nil {
-		return err
+	for _, schema := range all[version:] {
+		if _, err := tx.ExecContext(ctx, schema); err != nil {
+			return err
+		}
 	}
-	_, err := tx.ExecContext(ctx, fmt.Sprintf(`PRAGMA user_version = %d`, schemaVersion))
+	_, err := tx.ExecContext(ctx, fmt.Sprintf(`PRAGMA user_version = %d`, len(all)))
 	return err
 }
 

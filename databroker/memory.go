@@ -11,7 +11,8 @@ import (
 
 // MemoryConfig configures a Memory. Its zero value is useful.
 type MemoryConfig struct {
-	// Now is the clock that Prune goes by; nil is time.Now.
+	// Now is the store's clock, by which it revokes, prunes, and ends tickets and
+	// leases; nil is time.Now.
 	Now func() time.Time
 	// KeepChanges is how many changes are kept for Changes; 0 is 100,000.
 	KeepChanges int
@@ -30,14 +31,12 @@ type Memory struct {
 	sessions map[string]heldSession
 	users    map[string]User
 	accounts map[string]ServiceAccount
-	facts    map[string]map[string]heldRecord // by type and id
-}
+	records  map[string]map[string]heldRecord // by type and id
+	leases   map[string]heldLease
 
-// heldSession keeps the claims encoded: to decode them anew for each reader is
-// the copy that the contract asks for.
-type heldSession struct {
-	Session // without Claims
-	claims  []byte
+	tickets    map[string]Ticket
+	lastTicket uint64    // the version that was given last
+	ticketsDue time.Time // no ticket expires before it
 }
 
 var _ Store = (*Memory)(nil)
@@ -51,182 +50,10 @@ func NewMemory(c MemoryConfig) *Memory {
 		sessions: make(map[string]heldSession),
 		users:    make(map[string]User),
 		accounts: make(map[string]ServiceAccount),
-		facts:    make(map[string]map[string]heldRecord),
+		records:  make(map[string]map[string]heldRecord),
+		leases:   make(map[string]heldLease),
+		tickets:  make(map[string]Ticket),
 	}
-}
-
-// Session implements Store.
-func (m *Memory) Session(ctx context.Context, id string) (*Session, error) {
-	var held heldSession
-	err := m.read(ctx, "read session", func() (err error) {
-		held, err = find(m.sessions, id)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return held.open()
-}
-
-// PutSession implements Store.
-func (m *Memory) PutSession(ctx context.Context, s *Session) error {
-	const op = "write session"
-	if err := checkSession(s); err != nil {
-		return fmt.Errorf("%s: %w", op, err)
-	}
-	claims, err := encodeClaims(s.Claims)
-	if err != nil {
-		return fmt.Errorf("%s: %w", op, err)
-	}
-	held := heldSession{Session: *s, claims: claims}
-	held.Claims, held.Devices = nil, copyDevices(s.Devices)
-	held.CreatedAt, held.ExpiresAt = instant(s.CreatedAt), instant(s.ExpiresAt)
-	held.Tokens.ExpiresAt = instant(s.Tokens.ExpiresAt)
-
-	return m.write(ctx, op, func() error {
-		if m.sessions[s.ID].Version != s.Version {
-			return ErrConflict
-		}
-		held.Version = m.record(KindSession, s.ID, false)
-		m.sessions[s.ID] = held
-		s.Version = held.Version
-		return nil
-	})
-}
-
-// DeleteSession implements Store.
-func (m *Memory) DeleteSession(ctx context.Context, id string) error {
-	return m.write(ctx, "delete session", func() error {
-		if _, err := find(m.sessions, id); err != nil {
-			return err
-		}
-		delete(m.sessions, id)
-		m.record(KindSession, id, true)
-		return nil
-	})
-}
-
-// Sessions implements Store.
-func (m *Memory) Sessions(ctx context.Context, userID string) ([]*Session, error) {
-	var found []heldSession
-	err := m.read(ctx, "list sessions", func() error {
-		for _, held := range m.sessions {
-			if userID == "" || held.UserID == userID {
-				found = append(found, held)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	slices.SortFunc(found, func(a, b heldSession) int {
-		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
-	})
-	sessions := make([]*Session, len(found))
-	for i, held := range found {
-		if sessions[i], err = held.open(); err != nil {
-			return nil, err
-		}
-	}
-	return sessions, nil
-}
-
-// User implements Store.
-func (m *Memory) User(ctx context.Context, id string) (*User, error) {
-	var u User
-	err := m.read(ctx, "read user", func() (err error) {
-		u, err = find(m.users, id)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &u, nil
-}
-
-// PutUser implements Store.
-func (m *Memory) PutUser(ctx context.Context, u *User) error {
-	const op = "write user"
-	if err := checkUser(u); err != nil {
-		return fmt.Errorf("%s: %w", op, err)
-	}
-	return m.write(ctx, op, func() error {
-		if m.users[u.ID].Version != u.Version {
-			return ErrConflict
-		}
-		for _, a := range m.accounts {
-			if a.UserID == u.ID {
-				return fmt.Errorf("%w: a service account has this user id", ErrConflict)
-			}
-		}
-		u.Version = m.record(KindUser, u.ID, false)
-		held := *u
-		held.CreatedAt, held.SignedInAt = instant(u.CreatedAt), instant(u.SignedInAt)
-		m.users[u.ID] = held
-		return nil
-	})
-}
-
-// ServiceAccount implements Store.
-func (m *Memory) ServiceAccount(ctx context.Context, id string) (*ServiceAccount, error) {
-	var a ServiceAccount
-	err := m.read(ctx, "read service account", func() (err error) {
-		a, err = find(m.accounts, id)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &a, nil
-}
-
-// CreateServiceAccount implements Store.
-func (m *Memory) CreateServiceAccount(ctx context.Context, a *ServiceAccount) error {
-	const op = "create service account"
-	if err := checkServiceAccount(a); err != nil {
-		return fmt.Errorf("%s: %w", op, err)
-	}
-	return m.write(ctx, op, func() error {
-		if _, taken := m.accounts[a.ID]; taken {
-			return ErrConflict
-		}
-		if _, taken := m.users[a.UserID]; taken {
-			return fmt.Errorf("%w: a user has this user id", ErrConflict)
-		}
-		a.Version = m.record(KindServiceAccount, a.ID, false)
-		held := *a
-		held.CreatedAt, held.ExpiresAt = instant(a.CreatedAt), instant(a.ExpiresAt)
-		m.accounts[a.ID] = held
-		return nil
-	})
-}
-
-// DeleteServiceAccount implements Store.
-func (m *Memory) DeleteServiceAccount(ctx context.Context, id string) error {
-	return m.write(ctx, "delete service account", func() error {
-		if _, err := find(m.accounts, id); err != nil {
-			return err
-		}
-		delete(m.accounts, id)
-		m.record(KindServiceAccount, id, true)
-		return nil
-	})
-}
-
-// ServiceAccounts implements Store.
-func (m *Memory) ServiceAccounts(ctx context.Context) ([]*ServiceAccount, error) {
-	var accounts []*ServiceAccount
-	err := m.read(ctx, "list service accounts", func() error {
-		for _, a := range m.accounts {
-			accounts = append(accounts, &a)
-		}
-		return nil
-	})
-	slices.SortFunc(accounts, func(a, b *ServiceAccount) int {
-		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
-	})
-	return accounts, err
 }
 
 // Sequence implements Store.
@@ -253,8 +80,8 @@ func (m *Memory) Changes(ctx context.Context, after uint64) ([]Change, error) {
 }
 
 // Prune removes sessions and service accounts that expired more than a day
-// ago, a bounded number at once, and returns how many it removed. Call it
-// again while that is not 0.
+// ago, and tickets and leases that are over, a bounded number at once, and
+// returns how many it removed. Call it again while that is not 0.
 func (m *Memory) Prune(ctx context.Context) (int, error) {
 	removed := 0
 	err := m.write(ctx, "prune", func() error {
@@ -270,6 +97,19 @@ func (m *Memory) Prune(ctx context.Context) (int, error) {
 			if removed < pruneAtOnce && !a.ExpiresAt.IsZero() && a.ExpiresAt.Before(before) {
 				delete(m.accounts, id)
 				m.record(KindServiceAccount, id, true)
+				removed++
+			}
+		}
+		now := m.now()
+		for id, t := range m.tickets {
+			if removed < pruneAtOnce && !t.ExpiresAt.After(now) {
+				delete(m.tickets, id)
+				removed++
+			}
+		}
+		for name, l := range m.leases {
+			if removed < pruneAtOnce && !l.expiresAt.After(now) {
+				delete(m.leases, name)
 				removed++
 			}
 		}
@@ -336,16 +176,6 @@ func (m *Memory) note(c Change) uint64 {
 	return m.last
 }
 
-func (h heldSession) open() (*Session, error) {
-	claims, err := decodeClaims(h.claims)
-	if err != nil {
-		return nil, fmt.Errorf("read session: %w", err)
-	}
-	s := h.Session
-	s.Claims, s.Devices = claims, copyDevices(h.Devices)
-	return &s, nil
-}
-
 func find[R any](records map[string]R, id string) (R, error) {
 	r, ok := records[id]
 	if !ok {
@@ -360,9 +190,4 @@ func clock(now func() time.Time) func() time.Time {
 		return time.Now
 	}
 	return now
-}
-
-// copyDevices returns nil for no devices.
-func copyDevices(devices []DeviceCredential) []DeviceCredential {
-	return append([]DeviceCredential(nil), devices...)
 }

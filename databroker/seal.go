@@ -23,7 +23,7 @@ const sealPurpose = "countersign databroker tokens v1"
 // what authenticated encryption does not do.
 var errWrongKey = errors.New("sealed under another key, or changed since")
 
-// sealer encrypts tokens at rest: XChaCha20-Poly1305 with a random nonce in
+// sealer encrypts tokens and tickets at rest: XChaCha20-Poly1305 with a random nonce in
 // front, bound to the record it belongs to.
 type sealer struct {
 	aead cipher.AEAD
@@ -62,9 +62,12 @@ func (s *sealer) open(sealed []byte, record string) ([]byte, error) {
 	return plaintext, nil
 }
 
+// The names of records that boxes are bound to.
+func sessionBox(id string) string { return "session " + id }
+func ticketBox(id string) string  { return "ticket " + id }
+
 // sealTokens returns nil for no tokens.
 func (s *sealer) sealTokens(t Tokens, sessionID string) ([]byte, error) {
-	t.ExpiresAt = instant(t.ExpiresAt)
 	if t == (Tokens{}) {
 		return nil, nil
 	}
@@ -72,14 +75,14 @@ func (s *sealer) sealTokens(t Tokens, sessionID string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tokens: %w", err)
 	}
-	return s.seal(plaintext, "session "+sessionID), nil
+	return s.seal(plaintext, sessionBox(sessionID)), nil
 }
 
 func (s *sealer) openTokens(sealed []byte, sessionID string) (Tokens, error) {
 	if len(sealed) == 0 {
 		return Tokens{}, nil
 	}
-	plaintext, err := s.open(sealed, "session "+sessionID)
+	plaintext, err := s.open(sealed, sessionBox(sessionID))
 	if err != nil {
 		return Tokens{}, fmt.Errorf("tokens: %w", err)
 	}
@@ -88,6 +91,6 @@ func (s *sealer) openTokens(sealed []byte, sessionID string) (Tokens, error) {
 		// The cause may quote what it could not decode.
 		return Tokens{}, errors.New("tokens: not what was sealed")
 	}
-	t.ExpiresAt = instant(t.ExpiresAt)
+	t.ExpiresAt, t.IDTokenExpiresAt = instant(t.ExpiresAt), instant(t.IDTokenExpiresAt)
 	return t, nil
 }

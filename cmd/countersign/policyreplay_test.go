@@ -83,7 +83,7 @@ func (o *office) person(email string, groups ...any) string {
 	o.t.Helper()
 	now := time.Now()
 	session := &databroker.Session{
-		ID: "session-" + email, UserID: "id-" + email, IDPID: o.cfg.IDP.ID(),
+		ID: "session-" + email, UserID: "id-" + email, IDPID: o.cfg.IDPs[0].ID(),
 		Claims:    map[string]any{"email": email, "groups": groups},
 		CreatedAt: now, ExpiresAt: now.Add(time.Hour),
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -19,7 +20,9 @@ import (
 	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/databroker"
 	"github.com/countersign/countersign/envoy"
+	"github.com/countersign/countersign/idp"
 	"github.com/countersign/countersign/internal/signin"
+	"github.com/countersign/countersign/refresh"
 	"github.com/countersign/countersign/xds"
 )
 
@@ -57,10 +60,16 @@ type deployment struct {
 	authz *authz.Server
 	authn *authn.Server
 	xds   *xds.Server
+	// refresh keeps the sessions of the store fresh.
+	refresh *refresh.Refresher
+	// client reaches identity providers and the keys of issuers.
+	client *http.Client
 
 	mu      sync.Mutex // held by apply, which the watcher calls
 	applied *config.Config
-	retire  context.CancelFunc
+	// providers are those of applied.
+	providers *idp.Set
+	retire    context.CancelFunc
 	// first is closed once Envoy has taken a whole configuration.
 	first <-chan struct{}
 }
@@ -95,9 +104,10 @@ func (d *deployment) serve(ctx context.Context) error {
 		d.store = d.WrapStore(own)
 	}
 
-	client := loopbackClient()
-	d.authz = authz.New(authz.Config{Store: d.store, Log: d.Log, HTTPClient: client})
-	d.authn = authn.New(authn.Config{Store: d.store, Log: d.Log, HTTPClient: client})
+	d.client = loopbackClient()
+	d.authn = authn.New(authn.Config{Store: d.store, Log: d.Log})
+	d.authz = authz.New(authz.Config{Store: d.store, Log: d.Log, HTTPClient: d.client})
+	d.refresh = refresh.New(refresh.Config{Store: d.store, Log: d.Log})
 	d.xds = xds.NewServer(xds.ServerConfig{Log: d.Log})
 	if err := d.apply(ctx, cfg); err != nil {
 		return err
@@ -134,6 +144,7 @@ func (d *deployment) start(ctx context.Context, g *errgroup.Group) error {
 	}
 	g.Go(func() error { return d.xds.Serve(ctx, listeners[0]) })
 	g.Go(func() error { return d.authz.Run(ctx) })
+	g.Go(func() error { return d.refresh.Run(ctx) })
 	g.Go(func() error { return serveAuthz(ctx, listeners[1]) })
 	g.Go(func() error { return serveHTTP(ctx, d.authn, listeners[2], d.Log) })
 	g.Go(func() error { return serveHTTP(ctx, newControl(d.store), listeners[3], d.Log) })
@@ -220,6 +231,8 @@ type built struct {
 	authz *authz.Generation
 	authn *authn.Generation
 	xds   *xds.Resources
+
+	providers *idp.Set
 }
 
 // build makes everything from cfg, so that a configuration is refused before
@@ -240,7 +253,8 @@ func (d *deployment) build(ctx context.Context, cfg *config.Config) (b built, er
 	if b.authz, err = d.authz.Build(ctx, cfg, keys, ring); err != nil {
 		return built{}, fmt.Errorf("compile policies: %w", err)
 	}
-	if b.authn, err = d.authn.Build(cfg, keys, ring); err != nil {
+	b.providers = idp.NewSet(idp.Config{HTTPClient: d.client, Log: d.Log}, cfg, d.providers)
+	if b.authn, err = d.authn.Build(cfg, keys, ring, b.providers); err != nil {
 		return built{}, fmt.Errorf("prepare sign-in: %w", err)
 	}
 	sockets := xds.Sockets{Authz: d.socket("authz"), Authn: d.socket("authn")}
@@ -272,6 +286,8 @@ func (d *deployment) apply(ctx context.Context, cfg *config.Config) error {
 	d.endRetire()
 	d.authz.Publish(b.authz)
 	d.authn.Publish(b.authn)
+	d.refresh.Publish(cfg, b.providers)
+	d.providers = b.providers
 	accepted := d.xds.Publish(b.xds)
 	if d.applied == nil {
 		d.first = accepted // there is nothing to retire

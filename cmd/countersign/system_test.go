@@ -225,7 +225,7 @@ func (s *system) signIn(id, email string) string {
 	}
 	now := time.Now()
 	session := &databroker.Session{
-		ID: id, UserID: "user-" + id, IDPID: cfg.IDP.ID(), Claims: map[string]any{"email": email},
+		ID: id, UserID: "user-" + id, IDPID: cfg.IDPs[0].ID(), Claims: map[string]any{"email": email},
 		CreatedAt: now, ExpiresAt: now.Add(time.Hour),
 	}
 	if err := s.store.PutSession(s.t.Context(), session); err != nil {

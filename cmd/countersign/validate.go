@@ -98,9 +98,10 @@ func check(ctx context.Context, path string) (*config.Config, error) {
 	defer func() { _ = store.Close() }()
 	log, client := slog.New(slog.DiscardHandler), loopbackClient()
 	d := &deployment{
-		dir:   dir,
-		authz: authz.New(authz.Config{Store: store, Log: log, HTTPClient: client}),
-		authn: authn.New(authn.Config{Store: store, Log: log, HTTPClient: client}),
+		dir:    dir,
+		authz:  authz.New(authz.Config{Store: store, Log: log, HTTPClient: client}),
+		authn:  authn.New(authn.Config{Store: store, Log: log}),
+		client: client,
 	}
 	_, err = d.build(ctx, cfg)
 	return cfg, err

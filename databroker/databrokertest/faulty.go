@@ -5,6 +5,7 @@ package databrokertest
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/countersign/countersign/databroker"
 )
@@ -65,6 +66,26 @@ func (f *Faulty) Sessions(ctx context.Context, userID string) ([]*databroker.Ses
 	return call(ctx, f, func(ctx context.Context) ([]*databroker.Session, error) { return f.Store.Sessions(ctx, userID) })
 }
 
+// ProviderSessions implements databroker.Store.
+func (f *Faulty) ProviderSessions(ctx context.Context, idpID, sid string) ([]*databroker.Session, error) {
+	return call(ctx, f, func(ctx context.Context) ([]*databroker.Session, error) { return f.Store.ProviderSessions(ctx, idpID, sid) })
+}
+
+// RevokeSession implements databroker.Store.
+func (f *Faulty) RevokeSession(ctx context.Context, id string) error {
+	return do(ctx, f, func(ctx context.Context) error { return f.Store.RevokeSession(ctx, id) })
+}
+
+// RevokeUser implements databroker.Store.
+func (f *Faulty) RevokeUser(ctx context.Context, userID, idpID string) (int, error) {
+	return call(ctx, f, func(ctx context.Context) (int, error) { return f.Store.RevokeUser(ctx, userID, idpID) })
+}
+
+// TouchSessions implements databroker.Store.
+func (f *Faulty) TouchSessions(ctx context.Context, accessed map[string]time.Time) error {
+	return do(ctx, f, func(ctx context.Context) error { return f.Store.TouchSessions(ctx, accessed) })
+}
+
 // User implements databroker.Store.
 func (f *Faulty) User(ctx context.Context, id string) (*databroker.User, error) {
 	return call(ctx, f, func(ctx context.Context) (*databroker.User, error) { return f.Store.User(ctx, id) })
@@ -118,6 +139,31 @@ func (f *Faulty) Records(ctx context.Context, typ string) ([]*databroker.Record,
 // ReplaceRecords implements databroker.Store.
 func (f *Faulty) ReplaceRecords(ctx context.Context, typ string, records []*databroker.Record) error {
 	return do(ctx, f, func(ctx context.Context) error { return f.Store.ReplaceRecords(ctx, typ, records) })
+}
+
+// Ticket implements databroker.Store.
+func (f *Faulty) Ticket(ctx context.Context, id string) (*databroker.Ticket, error) {
+	return call(ctx, f, func(ctx context.Context) (*databroker.Ticket, error) { return f.Store.Ticket(ctx, id) })
+}
+
+// PutTicket implements databroker.Store.
+func (f *Faulty) PutTicket(ctx context.Context, t *databroker.Ticket) error {
+	return do(ctx, f, func(ctx context.Context) error { return f.Store.PutTicket(ctx, t) })
+}
+
+// TakeTicket implements databroker.Store.
+func (f *Faulty) TakeTicket(ctx context.Context, id string) (*databroker.Ticket, error) {
+	return call(ctx, f, func(ctx context.Context) (*databroker.Ticket, error) { return f.Store.TakeTicket(ctx, id) })
+}
+
+// Lease implements databroker.Store.
+func (f *Faulty) Lease(ctx context.Context, name, owner string, ttl time.Duration) (bool, error) {
+	return call(ctx, f, func(ctx context.Context) (bool, error) { return f.Store.Lease(ctx, name, owner, ttl) })
+}
+
+// EndLease implements databroker.Store.
+func (f *Faulty) EndLease(ctx context.Context, name, owner string) error {
+	return do(ctx, f, func(ctx context.Context) error { return f.Store.EndLease(ctx, name, owner) })
 }
 
 // Sequence implements databroker.Store.

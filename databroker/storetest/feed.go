@@ -311,6 +311,10 @@ func everyCall(ctx context.Context, s databroker.Store) map[string]error {
 	calls["PutSession"] = s.PutSession(ctx, newSession("new"))
 	calls["DeleteSession"] = s.DeleteSession(ctx, "old")
 	_, calls["Sessions"] = s.Sessions(ctx, "")
+	_, calls["ProviderSessions"] = s.ProviderSessions(ctx, "idp-1", "sid")
+	calls["RevokeSession"] = s.RevokeSession(ctx, "older")
+	_, calls["RevokeUser"] = s.RevokeUser(ctx, "old", "")
+	calls["TouchSessions"] = s.TouchSessions(ctx, map[string]time.Time{"new": start()})
 	_, calls["User"] = s.User(ctx, "old")
 	calls["PutUser"] = s.PutUser(ctx, newUser("new"))
 	_, calls["ServiceAccount"] = s.ServiceAccount(ctx, "old")
@@ -322,6 +326,11 @@ func everyCall(ctx context.Context, s databroker.Store) map[string]error {
 	calls["DeleteRecord"] = s.DeleteRecord(ctx, employee, "old")
 	_, calls["Records"] = s.Records(ctx, employee)
 	calls["ReplaceRecords"] = s.ReplaceRecords(ctx, employee, []*databroker.Record{newRecord("newer")})
+	_, calls["Ticket"] = s.Ticket(ctx, "old")
+	calls["PutTicket"] = s.PutTicket(ctx, newTicket("new"))
+	_, calls["TakeTicket"] = s.TakeTicket(ctx, "old")
+	_, calls["Lease"] = s.Lease(ctx, "lease", "owner", time.Minute)
+	calls["EndLease"] = s.EndLease(ctx, "lease", "owner")
 	_, calls["Sequence"] = s.Sequence(ctx)
 	_, calls["Changes"] = s.Changes(ctx, 0)
 	_, calls["Prune"] = s.(Pruner).Prune(ctx)
@@ -331,9 +340,11 @@ func everyCall(ctx context.Context, s databroker.Store) map[string]error {
 func putOld(t *testing.T, s databroker.Store) {
 	t.Helper()
 	must(t, s.PutSession(t.Context(), newSession("old")))
+	must(t, s.PutSession(t.Context(), newSession("older")))
 	must(t, s.PutUser(t.Context(), newUser("old")))
 	must(t, s.CreateServiceAccount(t.Context(), newAccount("old")))
 	must(t, s.PutRecord(t.Context(), newRecord("old")))
+	must(t, s.PutTicket(t.Context(), newTicket("old")))
 }
 
 func testCancelled(t *testing.T, s databroker.Store) {

@@ -1,424 +1,387 @@
 package storetest
 
 import (
+	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/countersign/countersign/databroker"
+	"golang.org/x/sync/errgroup"
 )
 
-func testSession(t *testing.T, s databroker.Store) {
-	_, err := s.Session(t.Context(), "s1")
-	wantError(t, "read an unknown session", err, databroker.ErrNotFound)
-	wantError(t, "delete an unknown session", s.DeleteSession(t.Context(), "s1"), databroker.ErrNotFound)
+const employee = "example.com/employee"
 
-	session := newSession("s1")
-	must(t, s.PutSession(t.Context(), session))
-	if session.Version == 0 {
-		t.Error("the version of a new session is 0")
+func newRecord(id string) *databroker.Record {
+	return &databroker.Record{
+		Type: employee, ID: id,
+		Fields: map[string]any{"department": "eng", "level": 3.0, "on_call": true, "teams": []any{"a", "b"}},
 	}
-	s = again(t, s)
-	wantSession(t, s, session)
-
-	first := session.Version
-	session.Tokens = databroker.Tokens{}
-	session.Claims = nil
-	session.UserID, session.IDPID = "bob", ""
-	must(t, s.PutSession(t.Context(), session))
-	if session.Version <= first {
-		t.Errorf("the version went from %d to %d", first, session.Version)
-	}
-	s = again(t, s)
-	wantSession(t, s, session)
-
-	must(t, s.DeleteSession(t.Context(), "s1"))
-	s = again(t, s)
-	_, err = s.Session(t.Context(), "s1")
-	wantError(t, "read a deleted session", err, databroker.ErrNotFound)
-	wantError(t, "delete a deleted session", s.DeleteSession(t.Context(), "s1"), databroker.ErrNotFound)
 }
 
-func testClaims(t *testing.T, s databroker.Store) {
-	type named string
-	deep := any("end")
-	for range 10 {
-		deep = []any{deep}
+func wantRecord(t *testing.T, s databroker.Store, want *databroker.Record) {
+	t.Helper()
+	got, err := s.Record(t.Context(), want.Type, want.ID)
+	must(t, err)
+	wantEqual(t, "record "+want.ID, got, want)
+}
+
+func wantRecords(t *testing.T, s databroker.Store, typ string, want ...*databroker.Record) {
+	t.Helper()
+	got, err := s.Records(t.Context(), typ)
+	must(t, err)
+	if len(got) == 0 && len(want) == 0 {
+		return
 	}
+	wantEqual(t, "records of "+typ, got, want)
+}
+
+func testRecord(t *testing.T, s databroker.Store) {
+	_, err := s.Record(t.Context(), employee, "r1")
+	wantError(t, "read an unknown record", err, databroker.ErrNotFound)
+	wantError(t, "delete an unknown record", s.DeleteRecord(t.Context(), employee, "r1"), databroker.ErrNotFound)
+
+	record := newRecord("r1")
+	must(t, s.PutRecord(t.Context(), record))
+	if record.Version == 0 {
+		t.Error("the version of a new record is 0")
+	}
+	s = again(t, s)
+	wantRecord(t, s, record)
+
+	// Another writer, who knows nothing of the version, writes over it.
+	first := record.Version
+	record = newRecord("r1")
+	record.Fields = map[string]any{"department": nil}
+	must(t, s.PutRecord(t.Context(), record))
+	if record.Version <= first {
+		t.Errorf("the version went from %d to %d", first, record.Version)
+	}
+	s = again(t, s)
+	wantRecord(t, s, record)
+
+	must(t, s.DeleteRecord(t.Context(), employee, "r1"))
+	s = again(t, s)
+	_, err = s.Record(t.Context(), employee, "r1")
+	wantError(t, "read a deleted record", err, databroker.ErrNotFound)
+	wantError(t, "delete a deleted record", s.DeleteRecord(t.Context(), employee, "r1"), databroker.ErrNotFound)
+	wantRecords(t, s, employee)
+	must(t, s.PutRecord(t.Context(), record))
+	wantEqual(t, "version of one made again", record.Version, first+3)
+}
+
+// The type and the id name a record together, and neither leaks into the other.
+func testRecordNames(t *testing.T, s databroker.Store) {
+	var want []*databroker.Record
+	names := [][2]string{{"a", "b/c"}, {"a/b", "c"}, {"A", "b/c"}, {"a", "%"}, {"a", "10.0.0.0/8"}, {"%", "c"}, {"a", "\u00e4 \U0001f642\n"}, {"a", strings.Repeat("x", 256)}}
+	for i, name := range names {
+		record := &databroker.Record{Type: name[0], ID: name[1], Fields: map[string]any{"n": float64(i)}}
+		must(t, s.PutRecord(t.Context(), record))
+		want = append(want, record)
+	}
+	s = again(t, s)
+	for _, record := range want {
+		wantRecord(t, s, record)
+	}
+	wantRecords(t, s, "a", want[3], want[4], want[0], want[7], want[6]) // by id, in bytes
+	wantRecords(t, s, "a/b", want[1])
+	wantRecords(t, s, "")
+	wantRecords(t, s, "no")
+
+	must(t, s.DeleteRecord(t.Context(), "a", "b/c"))
+	must(t, s.ReplaceRecords(t.Context(), "%", nil))
+	s = again(t, s)
+	wantRecords(t, s, "a", want[3], want[4], want[7], want[6])
+	wantRecords(t, s, "A", want[2])
+	wantRecords(t, s, "%")
+}
+
+func testFields(t *testing.T, s databroker.Store) {
 	tests := []struct {
 		name      string
 		put, want map[string]any
 	}{
-		{"no claims", nil, nil},
+		{"no fields", nil, nil},
 		{"an empty object", map[string]any{}, map[string]any{}},
-		{"numbers", map[string]any{"int": 7, "uint": uint8(8), "big": int64(1) << 53, "float": 1.5, "small": 5e-324, "max": math.MaxFloat64},
-			map[string]any{"int": 7.0, "uint": 8.0, "big": 9007199254740992.0, "float": 1.5, "small": 5e-324, "max": math.MaxFloat64}},
-		{"typed values", map[string]any{"strings": []string{"a"}, "named": named("n"), "map": map[string]int{"k": 1}, "bytes": []byte("hi")},
-			map[string]any{"strings": []any{"a"}, "named": "n", "map": map[string]any{"k": 1.0}, "bytes": "aGk="}},
-		{"null, true and nested", map[string]any{"null": nil, "true": true, "nested": map[string]any{"list": []any{nil, 1, "x"}}},
-			map[string]any{"null": nil, "true": true, "nested": map[string]any{"list": []any{nil, 1.0, "x"}}}},
-		{"text of every kind", map[string]any{"html": "<&>", "nul": "a\x00b", "broken": "a\xffb", "lines": "\u2028\r\n", "": "empty key", "\U0001f642": "\U0001f642"},
-			map[string]any{"html": "<&>", "nul": "a\x00b", "broken": "a\ufffdb", "lines": "\u2028\r\n", "": "empty key", "\U0001f642": "\U0001f642"}},
-		{"deep", map[string]any{"deep": deep}, map[string]any{"deep": deep}},
+		{"numbers", map[string]any{"int": 7, "max": math.MaxFloat64}, map[string]any{"int": 7.0, "max": math.MaxFloat64}},
+		{"typed values", map[string]any{"strings": []string{"a"}}, map[string]any{"strings": []any{"a"}}},
+		{"text of every kind", map[string]any{"html": "<&>", "nul": "a\x00b", "": "empty key"}, map[string]any{"html": "<&>", "nul": "a\x00b", "": "empty key"}},
 	}
+	var all []*databroker.Record
 	for _, tt := range tests {
-		session := newSession("claims " + tt.name)
-		session.Claims = tt.put
-		must(t, s.PutSession(t.Context(), session))
+		all = append(all, &databroker.Record{Type: "replaced", ID: tt.name, Fields: tt.put})
+		must(t, s.PutRecord(t.Context(), &databroker.Record{Type: "put", ID: tt.name, Fields: tt.put}))
 	}
+	must(t, s.ReplaceRecords(t.Context(), "replaced", all))
 	s = again(t, s)
 	for _, tt := range tests {
-		got, err := s.Session(t.Context(), "claims "+tt.name)
+		for _, typ := range []string{"put", "replaced"} {
+			got, err := s.Record(t.Context(), typ, tt.name)
+			must(t, err)
+			wantEqual(t, typ+" "+tt.name, got.Fields, tt.want)
+		}
+	}
+}
+
+func testRecordTimes(t *testing.T, s databroker.Store) {
+	before := time.Now().Add(-time.Microsecond)
+	put, replaced := newRecord("put"), &databroker.Record{Type: "replaced", ID: "replaced", UpdatedAt: start()}
+	must(t, s.PutRecord(t.Context(), put))
+	must(t, s.ReplaceRecords(t.Context(), "replaced", []*databroker.Record{replaced}))
+	after := time.Now()
+	s = again(t, s)
+	for _, record := range []*databroker.Record{put, replaced} {
+		got, err := s.Record(t.Context(), record.Type, record.ID)
 		must(t, err)
-		wantEqual(t, tt.name, got.Claims, tt.want)
+		for who, at := range map[string]time.Time{"the writer": record.UpdatedAt, "the reader": got.UpdatedAt} {
+			if at.Before(before) || at.After(after) || at.Location() != time.UTC || at.Nanosecond()%1000 != 0 {
+				t.Errorf("%s: %s has the time %v, want one between %v and %v, in UTC, to the microsecond", record.ID, who, at, before, after)
+			}
+		}
+		wantEqual(t, record.ID, got.UpdatedAt, record.UpdatedAt)
 	}
 }
 
-func testTimes(t *testing.T, s databroker.Store) {
-	zone := time.FixedZone("east", 3600)
-	session := newSession("s1")
-	session.CreatedAt = time.Date(2030, 1, 1, 0, 30, 0, 1999, zone)
-	session.ExpiresAt = time.Date(9999, 12, 31, 0, 0, 0, 0, zone)
-	session.Tokens.ExpiresAt = time.Date(1900, 1, 1, 0, 0, 0, 1, time.UTC)
-	account := newAccount("a1")
-	account.CreatedAt, account.ExpiresAt = time.Time{}, time.Time{}
-	must(t, s.PutSession(t.Context(), session))
-	must(t, s.CreateServiceAccount(t.Context(), account))
+func testRecordCopies(t *testing.T, s databroker.Store) {
+	put, replaced := newRecord("r1"), newRecord("r1")
+	replaced.Type = "replaced"
+	must(t, s.PutRecord(t.Context(), put))
+	must(t, s.ReplaceRecords(t.Context(), "replaced", []*databroker.Record{replaced}))
+	for _, given := range []*databroker.Record{put, replaced} {
+		want := newRecord("r1")
+		want.Type, want.Version, want.UpdatedAt = given.Type, given.Version, given.UpdatedAt
+		given.Fields["teams"].([]any)[0] = "admins"
+		wantRecord(t, s, want)
 
-	s = again(t, s)
-	session.CreatedAt = time.Date(2029, 12, 31, 23, 30, 0, 1000, time.UTC)
-	session.ExpiresAt = time.Date(9999, 12, 30, 23, 0, 0, 0, time.UTC)
-	session.Tokens.ExpiresAt = time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC)
-	wantSession(t, s, session)
-	got, err := s.ServiceAccount(t.Context(), "a1")
-	must(t, err)
-	wantEqual(t, "service account", got, account)
+		got, err := s.Record(t.Context(), given.Type, "r1")
+		must(t, err)
+		got.Fields["teams"].([]any)[0] = "admins"
+		wantRecord(t, s, want)
+
+		listed, err := s.Records(t.Context(), given.Type)
+		must(t, err)
+		listed[0].Fields["teams"].([]any)[0] = "admins"
+		wantRecord(t, s, want)
+	}
 }
 
-func testCopies(t *testing.T, s databroker.Store) {
-	given := newSession("s1")
-	must(t, s.PutSession(t.Context(), given))
+func testDevices(t *testing.T, s databroker.Store) {
+	session := newSession("s1")
+	session.Devices = []databroker.DeviceCredential{{ID: "d1", Type: "any"}, {ID: "d2", Type: "enclave_only"}}
+	must(t, s.PutSession(t.Context(), session))
 	want := newSession("s1")
-	want.Version = given.Version
+	want.Version, want.Devices = session.Version, []databroker.DeviceCredential{{ID: "d1", Type: "any"}, {ID: "d2", Type: "enclave_only"}}
 
-	given.UserID = "mallory"
-	given.Claims["email"] = "mallory@example.com"
-	given.Claims["groups"].([]any)[0] = "admin"
+	session.Devices[0].ID = "stolen"
+	s = again(t, s)
 	wantSession(t, s, want)
-
 	got, err := s.Session(t.Context(), "s1")
 	must(t, err)
-	got.Tokens.AccessToken = "stolen"
-	got.Claims["groups"].([]any)[0] = "admin"
+	got.Devices[0].ID = "stolen"
+	wantSession(t, s, want)
+	listed, err := s.Sessions(t.Context(), "")
+	must(t, err)
+	listed[0].Devices[0].ID = "stolen"
 	wantSession(t, s, want)
 
-	listed, err := s.Sessions(t.Context(), "alice")
-	must(t, err)
-	listed[0].Claims["groups"].([]any)[0] = "admin"
+	want.Devices = want.Devices[1:]
+	must(t, s.PutSession(t.Context(), want))
+	s = again(t, s)
 	wantSession(t, s, want)
 
-	user, account := newUser("u1"), newAccount("a1")
-	must(t, s.PutUser(t.Context(), user))
-	must(t, s.CreateServiceAccount(t.Context(), account))
-	user.Email, account.UserID = "mallory@example.com", "mallory"
-	gotUser, err := s.User(t.Context(), "u1")
-	must(t, err)
-	wantEqual(t, "email", gotUser.Email, "u1@example.com")
-	gotUser.Email = "mallory@example.com"
-	gotAccount, err := s.ServiceAccount(t.Context(), "a1")
-	must(t, err)
-	wantEqual(t, "user id", gotAccount.UserID, "a1-user")
-	gotAccount.UserID = "mallory"
-	gotUser, err = s.User(t.Context(), "u1")
-	must(t, err)
-	wantEqual(t, "email", gotUser.Email, "u1@example.com")
-	accounts, err := s.ServiceAccounts(t.Context())
-	must(t, err)
-	wantEqual(t, "user id", accounts[0].UserID, "a1-user")
+	want.Devices = []databroker.DeviceCredential{}
+	must(t, s.PutSession(t.Context(), want))
+	want.Devices = nil // none is none
+	wantSession(t, s, want)
 }
 
-func testVersions(t *testing.T, s databroker.Store) {
-	session := newSession("s1")
-	must(t, s.PutSession(t.Context(), session))
-
-	second := newSession("s1")
-	wantError(t, "create one that exists", s.PutSession(t.Context(), second), databroker.ErrConflict)
-	wantEqual(t, "version after a conflict", second.Version, uint64(0))
-
-	stale := newSession("s1")
-	stale.Version = session.Version
-	must(t, s.PutSession(t.Context(), session))
-	wantError(t, "replace an old version", s.PutSession(t.Context(), stale), databroker.ErrConflict)
-	wantSession(t, s, session)
-
-	gone := newSession("s2")
-	gone.Version = session.Version
-	wantError(t, "replace one that is not there", s.PutSession(t.Context(), gone), databroker.ErrConflict)
-
-	// Made again, it is another record: whoever read the old one must notice.
-	must(t, s.DeleteSession(t.Context(), "s1"))
+func testReplaceRecords(t *testing.T, s databroker.Store) {
+	other := &databroker.Record{Type: "other", ID: "r1"}
+	must(t, s.PutRecord(t.Context(), other))
+	first := []*databroker.Record{newRecord("stays"), newRecord("changes"), newRecord("goes"), newRecord("goes first")}
+	must(t, s.ReplaceRecords(t.Context(), employee, first))
 	s = again(t, s)
-	must(t, s.PutSession(t.Context(), newSession("s1")))
-	wantError(t, "replace a version of before the deletion", s.PutSession(t.Context(), session), databroker.ErrConflict)
-	wantError(t, "replace an older version of before the deletion", s.PutSession(t.Context(), stale), databroker.ErrConflict)
-}
-
-func testSessions(t *testing.T, s databroker.Store) {
-	none, err := s.Sessions(t.Context(), "")
-	must(t, err)
-	if len(none) != 0 {
-		t.Errorf("an empty store lists %d sessions", len(none))
-	}
-	for i, row := range []struct{ id, user string }{{"s3", "bob"}, {"s1", "alice"}, {"s2", "alice"}} {
-		session := newSession(row.id)
-		session.UserID = row.user
-		session.CreatedAt = start().Add(-time.Duration(i) * time.Second)
-		must(t, s.PutSession(t.Context(), session))
-	}
-	for _, id := range []string{"t2", "t1"} { // made at the same time
-		session := newSession(id)
-		session.CreatedAt = time.Time{}
-		must(t, s.PutSession(t.Context(), session))
-	}
-	s = again(t, s)
-	for _, tt := range []struct {
-		user string
-		want []string
-	}{
-		{"", []string{"t1", "t2", "s2", "s1", "s3"}},
-		{"alice", []string{"t1", "t2", "s2", "s1"}},
-		{"bob", []string{"s3"}},
-		{"nobody", nil},
-	} {
-		sessions, err := s.Sessions(t.Context(), tt.user)
-		must(t, err)
-		var got []string
-		for _, session := range sessions {
-			got = append(got, session.ID)
-			wantSession(t, s, session)
-		}
-		wantEqual(t, fmt.Sprintf("sessions of %q", tt.user), got, tt.want)
-	}
-}
-
-func testUser(t *testing.T, s databroker.Store) {
-	_, err := s.User(t.Context(), "alice")
-	wantError(t, "read an unknown user", err, databroker.ErrNotFound)
-
-	user := newUser("alice")
-	must(t, s.PutUser(t.Context(), user))
-	wantError(t, "create one that exists", s.PutUser(t.Context(), newUser("alice")), databroker.ErrConflict)
-	first := *user
-	user.Email, user.Name, user.SignedInAt = "a@example.org", "", start().Add(time.Hour)
-	must(t, s.PutUser(t.Context(), user))
-	if user.Version <= first.Version {
-		t.Errorf("the version went from %d to %d", first.Version, user.Version)
-	}
-	wantError(t, "replace an old version", s.PutUser(t.Context(), &first), databroker.ErrConflict)
-
-	s = again(t, s)
-	got, err := s.User(t.Context(), "alice")
-	must(t, err)
-	wantEqual(t, "user", got, user)
-}
-
-func testServiceAccount(t *testing.T, s databroker.Store) {
-	_, err := s.ServiceAccount(t.Context(), "a1")
-	wantError(t, "read an unknown account", err, databroker.ErrNotFound)
-
-	account := newAccount("a1")
-	must(t, s.CreateServiceAccount(t.Context(), account))
-	if account.Version == 0 {
-		t.Error("the version of a new account is 0")
-	}
-	wantError(t, "create one that exists", s.CreateServiceAccount(t.Context(), newAccount("a1")), databroker.ErrConflict)
-	older := newAccount("a2")
-	older.UserID = account.UserID // two accounts may act as one user
-	older.CreatedAt, older.ExpiresAt = start().Add(-time.Second), time.Time{}
-	must(t, s.CreateServiceAccount(t.Context(), older))
-
-	s = again(t, s)
-	got, err := s.ServiceAccount(t.Context(), "a1")
-	must(t, err)
-	wantEqual(t, "service account", got, account)
-	all, err := s.ServiceAccounts(t.Context())
-	must(t, err)
-	wantEqual(t, "service accounts", all, []*databroker.ServiceAccount{older, account})
-
-	must(t, s.DeleteServiceAccount(t.Context(), "a1"))
-	s = again(t, s)
-	_, err = s.ServiceAccount(t.Context(), "a1")
-	wantError(t, "read a deleted account", err, databroker.ErrNotFound)
-	wantError(t, "delete a deleted account", s.DeleteServiceAccount(t.Context(), "a1"), databroker.ErrNotFound)
-}
-
-func testSharedID(t *testing.T, s databroker.Store) {
-	user, account := newUser("alice"), newAccount("a1")
-	must(t, s.PutUser(t.Context(), user))
-	must(t, s.CreateServiceAccount(t.Context(), account))
-	s = again(t, s)
-
-	inherits := newAccount("a2")
-	inherits.UserID = "alice"
-	wantError(t, "create an account under a user's id", s.CreateServiceAccount(t.Context(), inherits), databroker.ErrConflict)
-	wantEqual(t, "version after a conflict", inherits.Version, uint64(0))
-	wantError(t, "sign in under an account's user id", s.PutUser(t.Context(), newUser("a1-user")), databroker.ErrConflict)
-	must(t, s.PutUser(t.Context(), user))
-
-	must(t, s.DeleteServiceAccount(t.Context(), "a1"))
-	must(t, s.PutUser(t.Context(), newUser("a1-user")))
-}
-
-func testBounds(t *testing.T, s databroker.Store) {
-	long := strings.Repeat("x", 257)
-	huge := strings.Repeat("x", 300<<10)
-	deep := any("end")
-	for range 20_000 {
-		deep = []any{deep}
-	}
-	session := func(change func(*databroker.Session)) error {
-		record := newSession("s1")
-		change(record)
-		return s.PutSession(t.Context(), record)
-	}
-	user := func(change func(*databroker.User)) error {
-		record := newUser("u1")
-		change(record)
-		return s.PutUser(t.Context(), record)
-	}
-	account := func(change func(*databroker.ServiceAccount)) error {
-		record := newAccount("a1")
-		change(record)
-		return s.CreateServiceAccount(t.Context(), record)
-	}
-	fact := func(change func(*databroker.Record)) error {
-		record := newRecord("r1")
-		change(record)
-		return s.PutRecord(t.Context(), record)
-	}
-	device := databroker.DeviceCredential{ID: "d", Type: "any"}
-	for _, tt := range []struct {
-		name, want string
-		err        error
-	}{
-		{"a record without type", "type is empty", fact(func(r *databroker.Record) { r.Type = "" })},
-		{"a record without id", "id is empty", fact(func(r *databroker.Record) { r.ID = "" })},
-		{"a record with a long type", "type is 257", fact(func(r *databroker.Record) { r.Type = long })},
-		{"a record with a long id", "id is 257", fact(func(r *databroker.Record) { r.ID = long })},
-		{"a record with a broken type", "type is not UTF-8", fact(func(r *databroker.Record) { r.Type = "\xff" })},
-		{"a record with NUL in its id", "id contains a NUL", fact(func(r *databroker.Record) { r.ID = "a\x00" })},
-		{"huge fields", "fields are", fact(func(r *databroker.Record) { r.Fields["x"] = huge })},
-		{"deep fields", "nested too deep", fact(func(r *databroker.Record) { r.Fields["x"] = deep })},
-		{"fields that are not JSON", "fields: ", fact(func(r *databroker.Record) { r.Fields["x"] = math.Inf(1) })},
-		{"a session with many devices", "has 33 devices", session(func(r *databroker.Session) { r.Devices = slices.Repeat([]databroker.DeviceCredential{device}, 33) })},
-		{"a session with a nameless device", "device id is empty", session(func(r *databroker.Session) { r.Devices = []databroker.DeviceCredential{{Type: "any"}} })},
-		{"a session with a device of a long type", "device type is 257", session(func(r *databroker.Session) { r.Devices = []databroker.DeviceCredential{{ID: "d", Type: long}} })},
-		{"a session without id", "id is empty", session(func(r *databroker.Session) { r.ID = "" })},
-		{"a session with a long id", "id is 257 bytes long", session(func(r *databroker.Session) { r.ID = long })},
-		{"a session with a broken id", "id is not UTF-8", session(func(r *databroker.Session) { r.ID = "\xff" })},
-		{"a session with NUL in its id", "id contains a NUL", session(func(r *databroker.Session) { r.ID = "a\x00" })},
-		{"a session of nobody", "user id is empty", session(func(r *databroker.Session) { r.UserID = "" })},
-		{"a session with a long provider id", "provider id is 257", session(func(r *databroker.Session) { r.IDPID = long })},
-		{"a session for ever", "expiry is not set", session(func(r *databroker.Session) { r.ExpiresAt = time.Time{} })},
-		{"a huge token", "access token is", session(func(r *databroker.Session) { r.Tokens.AccessToken = huge })},
-		{"huge claims", "claims are", session(func(r *databroker.Session) { r.Claims["x"] = huge })},
-		{"deep claims", "nested too deep", session(func(r *databroker.Session) { r.Claims["x"] = deep })},
-		{"claims that are not JSON", "claims: ", session(func(r *databroker.Session) { r.Claims["x"] = math.NaN() })},
-		{"a user without id", "id is empty", user(func(r *databroker.User) { r.ID = "" })},
-		{"a user with a long id", "id is 257", user(func(r *databroker.User) { r.ID = long })},
-		{"a user with a huge email", "email is", user(func(r *databroker.User) { r.Email = huge })},
-		{"a user with a huge name", "name is", user(func(r *databroker.User) { r.Name = huge })},
-		{"an account without id", "id is empty", account(func(r *databroker.ServiceAccount) { r.ID = "" })},
-		{"an account without user", "user id is empty", account(func(r *databroker.ServiceAccount) { r.UserID = "" })},
-		{"an account with a long user id", "user id is 257", account(func(r *databroker.ServiceAccount) { r.UserID = long })},
-	} {
-		if tt.err == nil || !strings.Contains(tt.err.Error(), tt.want) {
-			t.Errorf("%s: got error %v, want one with %q", tt.name, tt.err, tt.want)
-		}
-	}
-	sequence, err := s.Sequence(t.Context())
-	must(t, err)
-	wantEqual(t, "sequence after nothing but refusals", sequence, uint64(0))
-
-	must(t, session(func(r *databroker.Session) { r.ID, r.UserID, r.IDPID = long[:256], long[:256], long[:256] }))
-	must(t, session(func(r *databroker.Session) { r.Claims["x"] = huge[:250<<10] }))
-	must(t, session(func(r *databroker.Session) {
-		r.ID, r.Devices = "s2", slices.Repeat([]databroker.DeviceCredential{{ID: long[:256], Type: long[:256]}}, 32)
-	}))
-	must(t, fact(func(r *databroker.Record) { r.Type, r.ID, r.Fields["x"] = long[:256], long[:256], huge[:250<<10] }))
-}
-
-func testPrune(t *testing.T, s databroker.Store) {
-	put := func(id string, expires time.Time) {
-		session := newSession(id)
-		session.ExpiresAt = expires
-		must(t, s.PutSession(t.Context(), session))
-		account := newAccount(id)
-		account.ExpiresAt = expires
-		must(t, s.CreateServiceAccount(t.Context(), account))
-	}
-	put("live", time.Now().Add(time.Hour))
-	put("just expired", time.Now().Add(-time.Minute))
-	put("long expired", time.Now().Add(-25*time.Hour))
-	forever := newAccount("for ever")
-	forever.ExpiresAt = time.Time{}
-	must(t, s.CreateServiceAccount(t.Context(), forever))
-
-	wantSession(t, s, func() *databroker.Session {
-		got, err := s.Session(t.Context(), "long expired")
-		must(t, err)
-		return got
-	}())
+	wantRecords(t, s, employee, first[1], first[2], first[3], first[0])
 	before, err := s.Sequence(t.Context())
 	must(t, err)
-	removed, err := s.(Pruner).Prune(t.Context())
-	must(t, err)
-	wantEqual(t, "removed", removed, 2)
 
+	second := []*databroker.Record{newRecord("new"), newRecord("changes"), newRecord("stays")}
+	second[1].Fields["department"] = "sales"
+	second[2].Version, second[2].UpdatedAt = 99, start() // not for the writer to say
+	must(t, s.ReplaceRecords(t.Context(), employee, second))
 	s = again(t, s)
-	for _, id := range []string{"live", "just expired"} {
-		_, err := s.Session(t.Context(), id)
-		must(t, err)
-		_, err = s.ServiceAccount(t.Context(), id)
-		must(t, err)
-	}
-	_, err = s.ServiceAccount(t.Context(), "for ever")
-	must(t, err)
-	_, err = s.Session(t.Context(), "long expired")
-	wantError(t, "read a pruned session", err, databroker.ErrNotFound)
-	_, err = s.ServiceAccount(t.Context(), "long expired")
-	wantError(t, "read a pruned account", err, databroker.ErrNotFound)
+	wantRecords(t, s, employee, second[1], second[0], second[2])
+	wantEqual(t, "one that did not change", second[2], first[0])
+	wantRecord(t, s, other)
+
 	changes, err := s.Changes(t.Context(), before)
 	must(t, err)
 	wantEqual(t, "changes", changes, []databroker.Change{
-		{Sequence: before + 1, Kind: databroker.KindSession, ID: "long expired", Deleted: true},
-		{Sequence: before + 2, Kind: databroker.KindServiceAccount, ID: "long expired", Deleted: true},
+		{Sequence: before + 1, Kind: databroker.KindRecord, Type: employee, ID: "goes", Deleted: true},
+		{Sequence: before + 2, Kind: databroker.KindRecord, Type: employee, ID: "goes first", Deleted: true},
+		{Sequence: before + 3, Kind: databroker.KindRecord, Type: employee, ID: "new"},
+		{Sequence: before + 4, Kind: databroker.KindRecord, Type: employee, ID: "changes"},
 	})
-	removed, err = s.(Pruner).Prune(t.Context())
+	wantEqual(t, "version of the new one", second[0].Version, before+3)
+	wantEqual(t, "version of the changed one", second[1].Version, before+4)
+
+	must(t, s.ReplaceRecords(t.Context(), employee, nil))
+	s = again(t, s)
+	wantRecords(t, s, employee)
+	sequence, err := s.Sequence(t.Context())
 	must(t, err)
-	wantEqual(t, "removed by a second prune", removed, 0)
+	wantEqual(t, "sequence after all are gone", sequence, before+7)
+	wantRecord(t, s, other)
 }
 
-func testPruneBounded(t *testing.T, s databroker.Store) {
-	const n = 600
-	for i := range n {
-		session := newSession(fmt.Sprintf("s%d", i))
-		session.ExpiresAt = time.Now().Add(-48 * time.Hour)
-		must(t, s.PutSession(t.Context(), session))
+// The same records again are no change, however they were written.
+func testReplaceRecordsWithTheSame(t *testing.T, s databroker.Store) {
+	given := func(fields map[string]any) []*databroker.Record {
+		return []*databroker.Record{{Type: employee, ID: "r1", Fields: fields}}
 	}
-	total := 0
-	for {
-		removed, err := s.(Pruner).Prune(t.Context())
+	for _, same := range [][]map[string]any{
+		{nil, nil},
+		{{}, {}},
+		{{"a": "<x>", "b": []any{1.0}}, {"b": []int{1}, "a": "<x>"}},
+		{{"n": uint64(10000000000000001)}, {"n": 1e16}},
+	} {
+		must(t, s.ReplaceRecords(t.Context(), employee, given(same[0])))
+		before, err := s.Sequence(t.Context())
 		must(t, err)
-		if removed == n {
-			t.Errorf("one prune removed all %d", n)
+		s = again(t, s)
+		must(t, s.ReplaceRecords(t.Context(), employee, given(same[1])))
+		read, err := s.Records(t.Context(), employee)
+		must(t, err)
+		must(t, s.ReplaceRecords(t.Context(), employee, read))
+		after, err := s.Sequence(t.Context())
+		must(t, err)
+		wantEqual(t, fmt.Sprintf("sequence after %v", same), after, before)
+	}
+	for _, differs := range []map[string]any{{}, {"n": nil}, {"n": 1.0}, {"n": "1"}, {"n": true}, {"n": "true"}, {"N": "true"}, nil} {
+		before, err := s.Sequence(t.Context())
+		must(t, err)
+		must(t, s.ReplaceRecords(t.Context(), employee, given(differs)))
+		after, err := s.Sequence(t.Context())
+		must(t, err)
+		wantEqual(t, fmt.Sprintf("sequence after %v", differs), after, before+1)
+	}
+}
+
+func testReplaceRecordsRefused(t *testing.T, s databroker.Store) {
+	must(t, s.ReplaceRecords(t.Context(), employee, []*databroker.Record{newRecord("stays")}))
+	before, err := s.Sequence(t.Context())
+	must(t, err)
+	with := func(change func(*databroker.Record)) []*databroker.Record {
+		bad := newRecord("bad")
+		change(bad)
+		return []*databroker.Record{newRecord("good"), bad}
+	}
+	for _, tt := range []struct {
+		name, typ, want string
+		records         []*databroker.Record
+	}{
+		{"two of one id", employee, `two records have the id "good"`, with(func(r *databroker.Record) { r.ID = "good" })},
+		{"one of another type", employee, `record "bad" is of the type "other"`, with(func(r *databroker.Record) { r.Type = "other" })},
+		{"one without type", employee, `record "bad": type is empty`, with(func(r *databroker.Record) { r.Type = "" })},
+		{"one without id", employee, `record "": id is empty`, with(func(r *databroker.Record) { r.ID = "" })},
+		{"one with huge fields", employee, `record "bad": fields are`, with(func(r *databroker.Record) { r.Fields["x"] = strings.Repeat("x", 300<<10) })},
+		{"no type", "", "type is empty", nil},
+		{"a long type", strings.Repeat("x", 257), "type is 257 bytes long", nil},
+		{"too many", employee, "1000001 records are more than 1000000", make([]*databroker.Record, 1_000_001)},
+	} {
+		err := s.ReplaceRecords(t.Context(), tt.typ, tt.records)
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got error %v, want one with %q", tt.name, err, tt.want)
 		}
-		if total += removed; removed == 0 {
-			break
+		for _, r := range tt.records {
+			if r != nil && r.Version != 0 {
+				t.Errorf("%s: a refused record has the version %d", tt.name, r.Version)
+			}
 		}
 	}
-	wantEqual(t, "removed", total, n)
+	s = again(t, s)
+	after, err := s.Sequence(t.Context())
+	must(t, err)
+	wantEqual(t, "sequence after nothing but refusals", after, before)
+	listed, err := s.Records(t.Context(), employee)
+	must(t, err)
+	if len(listed) != 1 || listed[0].ID != "stays" {
+		t.Errorf("got %v, want what was there", listed)
+	}
+}
+
+// One replacement may be more changes than are kept.
+func testReplaceRecordsBeyondTheFeed(t *testing.T, s databroker.Store) {
+	var all []*databroker.Record
+	for i := range KeepChanges + 10 {
+		all = append(all, newRecord(fmt.Sprintf("%05d", i)))
+	}
+	must(t, s.ReplaceRecords(t.Context(), employee, all))
+	s = again(t, s)
+	_, err := s.Changes(t.Context(), 9)
+	wantError(t, "changes after 9", err, databroker.ErrTruncated)
+	changes, err := s.Changes(t.Context(), 10)
+	must(t, err)
+	wantEqual(t, "first change that is kept", changes[0], databroker.Change{Sequence: 11, Kind: databroker.KindRecord, Type: employee, ID: all[10].ID})
+	wantRecords(t, s, employee, all...)
+}
+
+// A reader sees all of a replacement or none of it.
+func testReplaceRecordsAtOnce(t *testing.T, s databroker.Store) {
+	const generations, size = 30, 50
+	stop := errors.New("the writer is done")
+	done := make(chan struct{})
+	var group errgroup.Group
+	group.Go(func() error {
+		defer close(done)
+		for generation := range generations {
+			var all []*databroker.Record
+			for i := range size {
+				// Half of them are others each time.
+				id := fmt.Sprintf("%d", i)
+				if i%2 == 0 {
+					id = fmt.Sprintf("%d of %d", i, generation)
+				}
+				all = append(all, &databroker.Record{Type: employee, ID: id, Fields: map[string]any{"generation": float64(generation)}})
+			}
+			if err := s.ReplaceRecords(t.Context(), employee, all); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	look := func() error {
+		records, err := s.Records(t.Context(), employee)
+		if err != nil {
+			return err
+		}
+		if len(records) != size && len(records) != 0 {
+			return fmt.Errorf("a reader saw %d records", len(records))
+		}
+		for _, r := range records {
+			if r.Fields["generation"] != records[0].Fields["generation"] {
+				return fmt.Errorf("a reader saw generations %v and %v", records[0].Fields["generation"], r.Fields["generation"])
+			}
+		}
+		select {
+		case <-done:
+			return stop
+		default:
+			return nil
+		}
+	}
+	for range 2 {
+		group.Go(func() error {
+			for {
+				if err := look(); errors.Is(err, stop) {
+					return nil
+				} else if err != nil {
+					return err
+				}
+			}
+		})
+	}
+	must(t, group.Wait())
 }

@@ -89,10 +89,17 @@ func newSession(id string) *databroker.Session {
 		Claims: map[string]any{"email": "alice@example.com", "groups": []any{"staff", "ops"}},
 		Tokens: databroker.Tokens{
 			AccessToken: "access-" + id, RefreshToken: "refresh-" + id, TokenType: "Bearer", IDToken: "id-" + id,
-			ExpiresAt: start().Add(time.Hour),
+			ExpiresAt: start().Add(time.Hour), IDTokenExpiresAt: start().Add(time.Minute),
 		},
-		CreatedAt: start(),
-		ExpiresAt: start().Add(14 * time.Hour),
+		ProviderSessionID: "sid-" + id,
+		Origin:            databroker.Origin{Method: "browser", UserAgent: "Agent \u00c4/1.0", Address: "2001:db8::1"},
+		RefreshHash:       []byte("\x00digest\xff"),
+		PriorRefreshHash:  []byte("the digest before"),
+		RotatedAt:         start().Add(2 * time.Minute),
+		CreatedAt:         start(),
+		RefreshedAt:       start().Add(3 * time.Minute),
+		AccessedAt:        start().Add(4 * time.Minute),
+		ExpiresAt:         start().Add(14 * time.Hour),
 	}
 }
 
@@ -107,6 +114,10 @@ func newAccount(id string) *databroker.ServiceAccount {
 	return &databroker.ServiceAccount{
 		ID: id, UserID: id + "-user", CreatedAt: start(), ExpiresAt: start().Add(24 * time.Hour),
 	}
+}
+
+func newTicket(id string) *databroker.Ticket {
+	return &databroker.Ticket{ID: id, Data: []byte("\x00data of " + id + "\xff"), ExpiresAt: start().Add(time.Hour)}
 }
 
 // again returns s, reopened if it lasts.

@@ -250,9 +250,9 @@ func TestConfigLoads(t *testing.T) {
 	if diff := cmp.Diff(want, routes); diff != "" {
 		t.Errorf("routes (-want +got):\n%s", diff)
 	}
-	issuer, err := url.Parse(cfg.IDP.URL)
-	if err != nil || issuer.Hostname() != "idp.other.localhost" || cfg.IDP.URL != d.Issuer() {
-		t.Errorf("provider is %s", cfg.IDP.URL)
+	issuer, err := url.Parse(cfg.IDPs[0].URL)
+	if err != nil || issuer.Hostname() != "idp.other.localhost" || cfg.IDPs[0].URL != d.Issuer() {
+		t.Errorf("provider is %s", cfg.IDPs[0].URL)
 	}
 	if cfg.AuthenticateURL.String() != "https://authenticate.other.localhost:8443" || cfg.Databroker.Dir != dir ||
 		cfg.Cookie.SameSite != "strict" || len(cfg.Server.Certificates) != 1 {

@@ -61,7 +61,7 @@ func newBenchDeployment(b *testing.B, upstream string, routes int) *benchDeploym
 	}
 	now := time.Now()
 	session := &databroker.Session{
-		ID: "bench", UserID: "alice-id", IDPID: cfg.IDP.ID(), CreatedAt: now, ExpiresAt: now.Add(time.Hour),
+		ID: "bench", UserID: "alice-id", IDPID: cfg.IDPs[0].ID(), CreatedAt: now, ExpiresAt: now.Add(time.Hour),
 		Claims: map[string]any{"email": "alice@companydomain.com", "name": "Alice", "groups": []any{"staff", "engineering"}},
 	}
 	if err := store.PutSession(b.Context(), session); err != nil {

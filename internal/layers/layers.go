@@ -29,7 +29,8 @@ const (
 	golden = "internal/golden"
 
 	// Style says five. Authz needs one more: it decides (config, policy,
-	// databroker, internal/signin), signs (assertion) and shows (internal/pages).
+	// databroker, internal/signin), signs (assertion) and shows (internal/pages). So
+	// does authn, which asks providers (idp) instead of policies.
 	maxImports = 6
 	maxFields  = 20
 )
@@ -39,17 +40,19 @@ const (
 func arrows() map[string][]string {
 	return map[string][]string{
 		"assertion":       nil,
-		"authn":           {"config", "databroker", "assertion", "internal/signin", "internal/pages"},
+		"authn":           {"config", "databroker", "assertion", "idp", "internal/signin", "internal/pages"},
 		"authz":           {"config", "policy", "databroker", "assertion", "internal/signin", "internal/pages"},
 		"config":          {"policy"},
 		"databroker":      nil,
 		"envoy":           nil,
+		"idp":             {"config", "databroker"},
 		"internal/demo":   {"assertion", "config"},
 		"internal/golden": nil,
 		"internal/layers": nil,
 		"internal/pages":  nil,
 		"internal/signin": nil,
 		"policy":          nil,
+		"refresh":         {"config", "databroker", "idp"},
 		"xds":             {"config"},
 		"cmd/countersign": {anything},
 		"internal/e2e":    {anything},

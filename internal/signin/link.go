@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,12 +20,14 @@ const (
 )
 
 // The query parameters of links, named as Pomerium names them, but for
-// ParamFlow and ParamMaxAge, which it does not have.
+// ParamFlow, ParamMaxAge and ParamRound, which it does not have.
 const (
 	ParamRedirectURI      = "pomerium_redirect_uri"
 	ParamIDPID            = "pomerium_idp_id"
 	ParamFlow             = "pomerium_flow"
 	ParamMaxAge           = "pomerium_max_age"
+	ParamAdditionalHosts  = "pomerium_additional_hosts"
+	ParamRound            = "pomerium_round"
 	ParamProgrammatic     = "pomerium_programmatic"
 	ParamCallbackURI      = "pomerium_callback_uri"
 	ParamSessionEncrypted = "pomerium_session_encrypted"
@@ -43,10 +46,14 @@ const (
 	MaxLinkLife = 15 * time.Minute
 	// Leeway is how far two clocks of the deployment may differ.
 	Leeway = time.Minute
+	// MaxAdditionalHosts is how many hosts one sign-in signs in at besides its own.
+	MaxAdditionalHosts = 5
 	// MaxMaxAge is the longest maximum age that a link asks for.
 	MaxMaxAge = 365 * 24 * time.Hour
 
 	maxLink = 32 << 10
+	// maxHost is a name of 253 characters and a port.
+	maxHost = 260
 )
 
 // SignLink makes u a link that VerifyLink accepts from now until life is over:
@@ -132,21 +139,46 @@ func canonicalHost(u *url.URL) string {
 	return strings.TrimSuffix(host, ":")
 }
 
-// SignInURL is the signed link to the authenticate host that starts a sign-in
-// and ends it at redirect. flow is Flow.Hash of the flow whose cookie goes to
-// the browser with this link. A maxAge above 0 asks for a sign-in that is no
-// older; it is written in whole seconds, from 1 second to MaxMaxAge.
-func (k *Keys) SignInURL(authenticate, redirect *url.URL, idpID, flow string, maxAge time.Duration, now time.Time) string {
-	u := &url.URL{Scheme: authenticate.Scheme, Host: authenticate.Host, Path: SignInPath}
+// SignInLink is what authz asks the authenticate host for.
+type SignInLink struct {
+	// Authenticate is the authenticate host's URL, Redirect where the sign-in ends.
+	Authenticate, Redirect *url.URL
+	// IDPID names the provider settings whose session is wanted, "" for any that is
+	// offered.
+	IDPID string
+	// Flow is Flow.Hash of the flow whose cookie goes to the browser with the link.
+	Flow string
+	// MaxAge above 0 asks for a sign-in that is no older; it is written in whole
+	// seconds, from 1 second to MaxMaxAge.
+	MaxAge time.Duration
+	// AdditionalHosts are to be signed in at, too: host or host:port in lower
+	// case, at most MaxAdditionalHosts.
+	AdditionalHosts []string
+	// Round is how many sign-ins of this browser have just ended at this host
+	// without a session that counts; 0 for none, at most MaxRound.
+	Round int
+}
+
+// SignInURL is the signed link that starts a sign-in.
+func (k *Keys) SignInURL(l SignInLink, now time.Time) string {
+	u := &url.URL{Scheme: l.Authenticate.Scheme, Host: l.Authenticate.Host, Path: SignInPath}
 	q := url.Values{
-		ParamRedirectURI: {redirect.String()},
-		ParamIDPID:       {idpID},
-		ParamFlow:        {flow},
+		ParamRedirectURI: {l.Redirect.String()},
+		ParamFlow:        {l.Flow},
 	}
-	if maxAge > 0 {
+	if l.IDPID != "" {
+		q.Set(ParamIDPID, l.IDPID)
+	}
+	if l.MaxAge > 0 {
 		// Rounded down to nothing, it would ask for no age at all.
-		maxAge = min(max(maxAge, time.Second), MaxMaxAge)
+		maxAge := min(max(l.MaxAge, time.Second), MaxMaxAge)
 		q.Set(ParamMaxAge, strconv.FormatInt(int64(maxAge/time.Second), 10))
+	}
+	if len(l.AdditionalHosts) > 0 {
+		q.Set(ParamAdditionalHosts, strings.Join(l.AdditionalHosts, ","))
+	}
+	if l.Round > 0 {
+		q.Set(ParamRound, strconv.Itoa(min(l.Round, MaxRound)))
 	}
 	u.RawQuery = q.Encode()
 	k.SignLink(u, now, LinkLife)
@@ -167,6 +199,56 @@ func MaxAge(q url.Values) (time.Duration, error) {
 		}
 	}
 	return 0, fmt.Errorf("read maximum age: %w", ErrMalformed)
+}
+
+// AdditionalHosts returns the hosts that the query of a link names besides the
+// redirect's, none for most, or ErrMalformed if SignInURL cannot have written them.
+func AdditionalHosts(q url.Values) ([]string, error) {
+	values, named := q[ParamAdditionalHosts]
+	if !named {
+		return nil, nil
+	}
+	malformed := fmt.Errorf("read additional hosts: %w", ErrMalformed)
+	if len(values) != 1 || strings.Count(values[0], ",") >= MaxAdditionalHosts {
+		return nil, malformed
+	}
+	hosts := strings.Split(values[0], ",")
+	for i, host := range hosts {
+		if !plainHost(host) || slices.Contains(hosts[:i], host) {
+			return nil, malformed
+		}
+	}
+	return hosts, nil
+}
+
+// plainHost reports whether s is a host or host:port as a URL has it, in lower
+// case.
+func plainHost(s string) bool {
+	if s == "" || len(s) > maxHost || strings.ContainsFunc(s, notInHost) {
+		return false
+	}
+	u, err := url.Parse("https://" + s)
+	if err != nil || u.Host != s || u.Hostname() == "" || strings.HasSuffix(s, ":") {
+		return false
+	}
+	port := u.Port()
+	n, err := strconv.ParseUint(port, 10, 16)
+	return port == "" || err == nil && n > 0
+}
+
+// Round returns the round that the query of a link is for, 0 for the first, or
+// ErrMalformed if SignInURL cannot have written it.
+func Round(q url.Values) (int, error) {
+	values, counted := q[ParamRound]
+	if !counted {
+		return 0, nil
+	}
+	if len(values) == 1 {
+		if n, ok := parseRound(values[0]); ok {
+			return n, nil
+		}
+	}
+	return 0, fmt.Errorf("read round: %w", ErrMalformed)
 }
 
 // Handoff is what the authenticate host gives to a route's host.

@@ -3,6 +3,7 @@ package signin
 import (
 	"errors"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -174,9 +175,11 @@ func TestLinkTimesMustMakeSense(t *testing.T) {
 
 func TestSignInURL(t *testing.T) {
 	k := testKeys(t)
-	link := k.SignInURL(parseURL(t, "https://authenticate.example.com:8443"),
-		parseURL(t, "https://app.example.com/a?b=c&d#e"), "idp1", "id.hash", 0, noon)
-	u := parseURL(t, link)
+	link := SignInLink{
+		Authenticate: parseURL(t, "https://authenticate.example.com:8443"), Redirect: parseURL(t, "https://app.example.com/a?b=c&d#e"),
+		IDPID: "idp1", Flow: "id.hash",
+	}
+	u := parseURL(t, k.SignInURL(link, noon))
 	if err := k.VerifyLink(u, noon); err != nil {
 		t.Fatal(err)
 	}
@@ -191,6 +194,79 @@ func TestSignInURL(t *testing.T) {
 	}
 	if got := u.Scheme + "://" + u.Host + u.Path; got != "https://authenticate.example.com:8443/.pomerium/sign_in" {
 		t.Errorf("it leads to %s", got)
+	}
+	link.IDPID = ""
+	if u := parseURL(t, k.SignInURL(link, noon)); u.Query().Has(ParamIDPID) {
+		t.Errorf("a link for any provider says %s", u)
+	}
+}
+
+func TestAdditionalHosts(t *testing.T) {
+	k := testKeys(t)
+	long := strings.Repeat("a", 63) + "." + strings.Repeat("b", 63) + "." + strings.Repeat("c", 63) + "." + strings.Repeat("d", 61)
+	for _, hosts := range [][]string{
+		nil,
+		{"api.example.com"},
+		{"api.example.com:8443", "192.0.2.7", "[2001:db8::7]:8443", "a", "x_y.example.com"},
+		{long + ":65535"},
+	} {
+		u := parseURL(t, k.SignInURL(SignInLink{
+			Authenticate: parseURL(t, "https://auth.example.com"), Redirect: parseURL(t, "https://app.example.com/"), Flow: "id.hash", AdditionalHosts: hosts,
+		}, noon))
+		if err := k.VerifyLink(u, noon); err != nil {
+			t.Errorf("%q: %v", hosts, err)
+		}
+		if got, err := AdditionalHosts(u.Query()); !slices.Equal(got, hosts) || err != nil {
+			t.Errorf("%q: read back %q, %v", hosts, got, err)
+		}
+	}
+	for _, values := range [][]string{
+		{}, {""}, {","}, {"a,"}, {",a"}, {"a", "b"}, {"a,a"}, {"a,b,c,d,e,f"}, {"A"}, {"a b"}, {" a"}, {"a/b"}, {"a?b"}, {"a#b"}, {"u@a"}, {"https://a"},
+		{"a:"}, {":1"}, {"a:0"}, {"a:65536"}, {"a:x"}, {"a:1:2"}, {"[::1"}, {"[]"}, {"ä.example"}, {`a\b`}, {"a\r\nb"}, {long + "dd:65535"}, {"*.example.com"},
+	} {
+		if got, err := AdditionalHosts(url.Values{ParamAdditionalHosts: values}); got != nil || !errors.Is(err, ErrMalformed) {
+			t.Errorf("%q: got %q, %v, want ErrMalformed", values, got, err)
+		}
+	}
+}
+
+func FuzzAdditionalHosts(f *testing.F) {
+	for _, s := range []string{"a", "a,b:1", "[::1]:8443", "a,b,c,d,e,f", "a:99999", "u@a", "a\x00", "%61"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		hosts, err := AdditionalHosts(url.Values{ParamAdditionalHosts: {s}})
+		if err != nil {
+			return
+		}
+		if len(hosts) == 0 || len(hosts) > MaxAdditionalHosts || strings.Join(hosts, ",") != s {
+			t.Errorf("%q is read as %q", s, hosts)
+		}
+		for _, host := range hosts {
+			if u, err := SafeRedirect("https://"+host+"/", func(h string) bool { return h == strings.TrimSuffix(host, ":443") }); err != nil || u.Path != "/" {
+				t.Errorf("%q names the host %q, which leads to %v, %v", s, host, u, err)
+			}
+		}
+	})
+}
+
+func TestRound(t *testing.T) {
+	k := testKeys(t)
+	for ask, want := range map[int]int{-1: 0, 0: 0, 1: 1, 3: 3, 9: 9, 10: 9, 1000: 9} {
+		u := parseURL(t, k.SignInURL(SignInLink{
+			Authenticate: parseURL(t, "https://auth.example.com"), Redirect: parseURL(t, "https://app.example.com/"), Flow: "id.hash", Round: ask,
+		}, noon))
+		if got, err := Round(u.Query()); got != want || err != nil {
+			t.Errorf("round %d: read back %d, %v, want %d", ask, got, err, want)
+		}
+		if u.Query().Has(ParamRound) != (want > 0) {
+			t.Errorf("round %d: the link is %s", ask, u)
+		}
+	}
+	for _, values := range [][]string{{}, {""}, {"10"}, {"-1"}, {"+1"}, {"01"}, {" 1"}, {"x"}, {"\xff"}, {"1", "1"}} {
+		if got, err := Round(url.Values{ParamRound: values}); got != 0 || !errors.Is(err, ErrMalformed) {
+			t.Errorf("%q: got %d, %v, want ErrMalformed", values, got, err)
+		}
 	}
 }
 
@@ -208,7 +284,7 @@ func TestMaxAge(t *testing.T) {
 		{MaxMaxAge, "31536000", MaxMaxAge},
 		{MaxMaxAge + time.Hour, "31536000", MaxMaxAge},
 	} {
-		u := parseURL(t, k.SignInURL(parseURL(t, "https://auth.example.com"), parseURL(t, "https://app.example.com/"), "idp1", "id.hash", tt.ask, noon))
+		u := parseURL(t, k.SignInURL(SignInLink{Authenticate: parseURL(t, "https://auth.example.com"), Redirect: parseURL(t, "https://app.example.com/"), IDPID: "idp1", Flow: "id.hash", MaxAge: tt.ask}, noon))
 		if err := k.VerifyLink(u, noon); err != nil {
 			t.Errorf("%s: %v", tt.ask, err)
 		}
@@ -219,7 +295,7 @@ func TestMaxAge(t *testing.T) {
 			t.Errorf("%s: read back %s, %v, want %s", tt.ask, got, err, tt.want)
 		}
 	}
-	u := parseURL(t, k.SignInURL(parseURL(t, "https://auth.example.com"), parseURL(t, "https://app.example.com/"), "idp1", "id.hash", time.Hour, noon))
+	u := parseURL(t, k.SignInURL(SignInLink{Authenticate: parseURL(t, "https://auth.example.com"), Redirect: parseURL(t, "https://app.example.com/"), IDPID: "idp1", Flow: "id.hash", MaxAge: time.Hour}, noon))
 	for name, changed := range map[string]string{
 		"longer": strings.Replace(u.RawQuery, "max_age=3600", "max_age=9600", 1),
 		"gone":   strings.Replace(u.RawQuery, "pomerium_max_age=3600&", "", 1),

@@ -12,6 +12,7 @@ const (
 	authenticateSuffix = "_authenticate"
 	flowInfix          = "_flow_"
 	signInInfix        = "_signin_"
+	roundSuffix        = "_round"
 
 	// ParamSession is the query parameter that may carry a token.
 	ParamSession = "pomerium_session"
@@ -201,7 +202,7 @@ func ownCookie(name, cookieName string) bool {
 		return false
 	}
 	rest, ok = strings.CutPrefix(rest, cookieName)
-	return ok && (rest == authenticateSuffix || strings.HasPrefix(rest, flowInfix) || strings.HasPrefix(rest, signInInfix))
+	return ok && (rest == authenticateSuffix || rest == roundSuffix || strings.HasPrefix(rest, flowInfix) || strings.HasPrefix(rest, signInInfix))
 }
 
 // queryToken is the first value of ParamSession.

@@ -27,7 +27,7 @@ func (h heldRecord) open(typ, id string) (*Record, error) {
 func (m *Memory) Record(ctx context.Context, typ, id string) (*Record, error) {
 	var held heldRecord
 	err := m.read(ctx, "read record", func() (err error) {
-		held, err = find(m.facts[typ], id)
+		held, err = find(m.records[typ], id)
 		return err
 	})
 	if err != nil {
@@ -51,18 +51,18 @@ func (m *Memory) PutRecord(ctx context.Context, r *Record) error {
 
 // keepRecord writes a record and notes the change.
 func (m *Memory) keepRecord(r *Record, fields []byte, now time.Time) {
-	if m.facts[r.Type] == nil {
-		m.facts[r.Type] = make(map[string]heldRecord)
+	if m.records[r.Type] == nil {
+		m.records[r.Type] = make(map[string]heldRecord)
 	}
 	r.Version = m.note(Change{Kind: KindRecord, Type: r.Type, ID: r.ID})
 	r.UpdatedAt = now
-	m.facts[r.Type][r.ID] = heldRecord{version: r.Version, fields: fields, updatedAt: now}
+	m.records[r.Type][r.ID] = heldRecord{version: r.Version, fields: fields, updatedAt: now}
 }
 
 // DeleteRecord implements Store.
 func (m *Memory) DeleteRecord(ctx context.Context, typ, id string) error {
 	return m.write(ctx, "delete record", func() error {
-		if _, err := find(m.facts[typ], id); err != nil {
+		if _, err := find(m.records[typ], id); err != nil {
 			return err
 		}
 		m.dropRecord(typ, id)
@@ -71,9 +71,9 @@ func (m *Memory) DeleteRecord(ctx context.Context, typ, id string) error {
 }
 
 func (m *Memory) dropRecord(typ, id string) {
-	delete(m.facts[typ], id)
-	if len(m.facts[typ]) == 0 {
-		delete(m.facts, typ)
+	delete(m.records[typ], id)
+	if len(m.records[typ]) == 0 {
+		delete(m.records, typ)
 	}
 	m.note(Change{Kind: KindRecord, Type: typ, ID: id, Deleted: true})
 }
@@ -86,7 +86,7 @@ func (m *Memory) Records(ctx context.Context, typ string) ([]*Record, error) {
 	}
 	var found []named
 	err := m.read(ctx, "list records", func() error {
-		for id, held := range m.facts[typ] {
+		for id, held := range m.records[typ] {
 			found = append(found, named{id, held})
 		}
 		return nil
@@ -113,7 +113,7 @@ func (m *Memory) ReplaceRecords(ctx context.Context, typ string, records []*Reco
 	}
 	return m.write(ctx, op, func() error {
 		var gone []string
-		for id := range m.facts[typ] {
+		for id := range m.records[typ] {
 			if _, stays := all.index[id]; !stays {
 				gone = append(gone, id)
 			}
@@ -124,7 +124,7 @@ func (m *Memory) ReplaceRecords(ctx context.Context, typ string, records []*Reco
 		}
 		now := instant(m.now())
 		for i, r := range records {
-			if held, ok := m.facts[typ][r.ID]; ok && all.same(i, held.fields) {
+			if held, ok := m.records[typ][r.ID]; ok && all.same(i, held.fields) {
 				r.Version, r.UpdatedAt = held.version, held.updatedAt
 			} else {
 				m.keepRecord(r, all.fields[i], now)

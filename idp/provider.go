@@ -1,14 +1,18 @@
-package authn
+package idp
 
 import (
 	"context"
+	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -26,18 +30,19 @@ const (
 	providerWait   = 10 * time.Second
 	maxProviderDoc = 1 << 20
 	maxClaims      = 256 << 10
-
-	codeRefused = "code-refused"
+	// leeway is how far a provider's clock may be off.
+	leeway = time.Minute
 )
 
-// provider is the OpenID Connect provider. It is discovered on first use and
+// Provider is one client of ours at one identity provider. It is discovered on first use and
 // again when what is known grows old or has led to a failure, but after a
 // failure not more often than every discoveryPause.
-type provider struct {
-	idp      config.IdentityProvider
+type Provider struct {
+	settings *config.IdentityProvider
 	callback string
 	client   *http.Client
 	now      func() time.Time
+	log      *slog.Logger
 
 	// turn holds one token: who takes it may discover and touch what follows.
 	turn     chan struct{}
@@ -57,30 +62,42 @@ type discovered struct {
 	at       time.Time
 }
 
-// identity is who the provider says has signed in.
-type identity struct {
-	subject string
-	claims  map[string]any
-	tokens  databroker.Tokens
-}
-
-func newProvider(idp config.IdentityProvider, callback string, client *http.Client, now func() time.Time) *provider {
-	next := client.Transport
+func newProvider(c Config, settings *config.IdentityProvider, callback string) *Provider {
+	next := c.HTTPClient.Transport
 	if next == nil {
 		next = &http.Transport{Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: providerWait, IdleConnTimeout: time.Minute}
 	}
-	bound := &http.Client{Timeout: providerWait, Transport: boundedBodies{next}, CheckRedirect: client.CheckRedirect}
-	return &provider{idp: idp, callback: callback, client: bound, now: now, turn: make(chan struct{}, 1)}
+	bound := &http.Client{Timeout: providerWait, Transport: boundedBodies{next}, CheckRedirect: c.HTTPClient.CheckRedirect}
+	return &Provider{settings: settings, callback: callback, client: bound, now: c.Now, log: c.Log, turn: make(chan struct{}, 1)}
 }
 
 // serves reports whether p is the provider of these settings.
-func (p *provider) serves(idp config.IdentityProvider, callback string) bool {
-	return p.callback == callback && p.idp.Provider == idp.Provider && p.idp.URL == idp.URL &&
-		p.idp.ClientID == idp.ClientID && p.idp.ClientSecret == idp.ClientSecret && slices.Equal(p.idp.Scopes, idp.Scopes)
+func (p *Provider) serves(s *config.IdentityProvider, callback string) bool {
+	a, b := *p.settings, *s
+	a.Position, b.Position = config.Position{}, config.Position{}
+	return p.callback == callback && reflect.DeepEqual(a, b)
 }
 
+// ID is that of the settings.
+func (p *Provider) ID() string { return p.settings.ID() }
+
+// Settings are what the provider was made of. Nobody changes them.
+func (p *Provider) Settings() *config.IdentityProvider { return p.settings }
+
+// Host is the provider's, for people to recognise.
+func (p *Provider) Host() string {
+	u, err := url.Parse(p.settings.URL)
+	if err != nil {
+		return ""
+	}
+	return u.Host
+}
+
+// GivesAuthTime reports whether an ID token has ever held a usable auth_time.
+func (p *Provider) GivesAuthTime() bool { return p.givesAuthTime.Load() }
+
 // discover returns the provider's endpoints and keys.
-func (p *provider) discover(ctx context.Context) (*discovered, error) {
+func (p *Provider) discover(ctx context.Context) (*discovered, error) {
 	select {
 	case p.turn <- struct{}{}:
 		defer func() { <-p.turn }()
@@ -114,8 +131,8 @@ func (p *provider) discover(ctx context.Context) (*discovered, error) {
 	return d, nil
 }
 
-func (p *provider) fetch(ctx context.Context) (*discovered, error) {
-	op, err := oidc.NewProvider(ctx, p.idp.URL)
+func (p *Provider) fetch(ctx context.Context) (*discovered, error) {
+	op, err := oidc.NewProvider(ctx, p.settings.URL)
 	var mismatch *oidc.IssuerMismatchError
 	if errors.As(err, &mismatch) && strings.TrimSuffix(mismatch.Discovered, "/") == strings.TrimSuffix(mismatch.Provided, "/") {
 		op, err = oidc.NewProvider(ctx, mismatch.Discovered)
@@ -137,17 +154,17 @@ func (p *provider) fetch(ctx context.Context) (*discovered, error) {
 		}
 	}
 	endpoint.AuthStyle = oauth2.AuthStyleInHeader
-	if p.idp.ClientSecret == "" || len(doc.AuthMethods) > 0 && !slices.Contains(doc.AuthMethods, "client_secret_basic") {
+	if p.settings.ClientSecret == "" || len(doc.AuthMethods) > 0 && !slices.Contains(doc.AuthMethods, "client_secret_basic") {
 		endpoint.AuthStyle = oauth2.AuthStyleInParams
 	}
 	return &discovered{
 		oidc: op,
 		oauth: &oauth2.Config{
-			ClientID: p.idp.ClientID, ClientSecret: p.idp.ClientSecret,
-			Endpoint: endpoint, RedirectURL: p.callback, Scopes: scopes(p.idp.Scopes, doc.Scopes),
+			ClientID: p.settings.ClientID, ClientSecret: p.settings.ClientSecret,
+			Endpoint: endpoint, RedirectURL: p.callback, Scopes: scopes(p.settings.Scopes, doc.Scopes),
 		},
 		verifier: op.VerifierContext(oidc.ClientContext(context.WithoutCancel(ctx), p.client), &oidc.Config{
-			ClientID: p.idp.ClientID,
+			ClientID: p.settings.ClientID,
 			// A minute for clocks that disagree.
 			Now: func() time.Time { return p.now().Add(-time.Minute) },
 		}),
@@ -167,22 +184,29 @@ func scopes(configured, supported []string) []string {
 	return out
 }
 
-// authURL is where the browser goes to sign in.
-func (p *provider) authURL(ctx context.Context, state, nonce, verifier string, more ...oauth2.AuthCodeOption) (string, error) {
+// AuthURL is where the browser goes to sign in.
+func (p *Provider) AuthURL(ctx context.Context, r AuthRequest) (string, error) {
 	d, err := p.discover(ctx)
 	if err != nil {
-		return "", err
+		return "", &Error{Unavailable, err}
 	}
-	return d.oauth.AuthCodeURL(state, append(more, oidc.Nonce(nonce), oauth2.S256ChallengeOption(verifier))...), nil
+	options := []oauth2.AuthCodeOption{oidc.Nonce(r.Nonce), oauth2.S256ChallengeOption(r.Verifier)}
+	if r.MaxAge >= 0 {
+		options = append(options, oauth2.SetAuthURLParam("max_age", strconv.FormatInt(r.MaxAge, 10)))
+	}
+	if r.Fresh {
+		options = append(options, oauth2.SetAuthURLParam("prompt", "login"))
+	}
+	return d.oauth.AuthCodeURL(r.State, options...), nil
 }
 
-// exchange redeems a code and checks all that comes back.
-func (p *provider) exchange(ctx context.Context, code, nonce, verifier string) (*identity, error) {
+// Exchange redeems a code and checks all that comes back.
+func (p *Provider) Exchange(ctx context.Context, code, nonce, verifier string) (*Identity, error) {
 	ctx, cancel := context.WithTimeout(oidc.ClientContext(ctx, p.client), 2*providerWait)
 	defer cancel()
 	d, err := p.discover(ctx)
 	if err != nil {
-		return nil, providerDown(err)
+		return nil, &Error{Unavailable, err}
 	}
 	asked := p.now()
 	token, err := d.oauth.Exchange(ctx, code, oauth2.VerifierOption(verifier))
@@ -191,48 +215,61 @@ func (p *provider) exchange(ctx context.Context, code, nonce, verifier string) (
 	}
 	raw, _ := token.Extra("id_token").(string)
 	if raw == "" {
-		return nil, providerWrong(errors.New("answer has no id_token"))
+		return nil, failed(Unusable, "answer has no id_token")
 	}
 	idToken, err := d.verifier.Verify(ctx, raw)
 	if err != nil {
 		p.forget()
-		return nil, providerWrong(fmt.Errorf("verify id_token: %w", err))
+		return nil, failed(Unusable, "verify id_token: %w", err)
 	}
-	claims, err := checkIDToken(idToken, p.idp.ClientID, nonce, token.AccessToken)
+	claims, err := checkIDToken(idToken, p.settings.ClientID, nonce, token.AccessToken)
 	if err != nil {
-		return nil, providerWrong(err)
+		return nil, &Error{Unusable, err}
 	}
 	settleAuthTime(claims, idToken.IssuedAt, asked, p.now())
-	if _, ok := authTime(claims); ok {
+	if _, ok := claims[claimAuthTime]; ok {
 		p.givesAuthTime.Store(true)
 	}
 	if d.oidc.UserInfoEndpoint() != "" {
 		info, err := d.oidc.UserInfo(ctx, oauth2.StaticTokenSource(token))
 		if err != nil {
-			return nil, providerWrong(fmt.Errorf("userinfo: %w", briefly(err)))
+			return nil, failed(Unusable, "userinfo: %w", briefly(err))
 		}
 		if info.Subject != idToken.Subject {
-			return nil, providerWrong(errors.New("userinfo is about another subject"))
+			return nil, failed(Unusable, "userinfo is about another subject")
 		}
 		var more map[string]any
 		if err := info.Claims(&more); err != nil {
-			return nil, providerWrong(errors.New("userinfo is no JSON object"))
+			return nil, failed(Unusable, "userinfo is no JSON object")
 		}
 		merge(claims, more)
 	}
+	sid, _ := claims["sid"].(string)
 	claims = keep(claims)
 	if b, err := json.Marshal(claims); err != nil || len(b) > maxClaims {
-		return nil, providerWrong(errors.New("claims are too large"))
+		return nil, failed(Unusable, "claims are too large")
 	}
-	return &identity{subject: idToken.Subject, claims: claims, tokens: databroker.Tokens{
-		AccessToken: token.AccessToken, RefreshToken: token.RefreshToken, TokenType: token.TokenType,
-		IDToken: raw, ExpiresAt: token.Expiry,
-	}}, nil
+	return &Identity{
+		Subject: idToken.Subject, UserID: p.userID(idToken.Subject), SessionID: sid, Claims: claims,
+		IssuedAt: idToken.IssuedAt, ExpiresAt: idToken.Expiry,
+		Tokens: databroker.Tokens{
+			AccessToken: token.AccessToken, RefreshToken: token.RefreshToken, TokenType: token.TokenType,
+			IDToken: raw, ExpiresAt: token.Expiry, IDTokenExpiresAt: idToken.Expiry,
+		},
+	}, nil
+}
+
+// userID is who a subject of this provider is to us.
+func (p *Provider) userID(subject string) string {
+	if p.settings.Name == "" {
+		return subject
+	}
+	return p.settings.Name + "/" + subject
 }
 
 // checkIDToken checks what the verifier does not.
 func checkIDToken(t *oidc.IDToken, clientID, nonce, access string) (map[string]any, error) {
-	if !equal(t.Nonce, nonce) {
+	if !(nonce != "" && subtle.ConstantTimeCompare([]byte(t.Nonce), []byte(nonce)) == 1) {
 		return nil, errors.New("verify id_token: nonce is not the one of this sign-in")
 	}
 	if t.Subject == "" || len(t.Subject) > 255 {
@@ -251,6 +288,31 @@ func checkIDToken(t *oidc.IDToken, clientID, nonce, access string) (map[string]a
 		return nil, errors.New("verify id_token: azp is another client")
 	}
 	return claims, nil
+}
+
+// claimAuthTime is when the person proved to the provider who they are, in
+// seconds since 1970 (OpenID Connect Core, section 2).
+const claimAuthTime = "auth_time"
+
+// settleAuthTime puts the auth_time of an id_token on our clock, on which
+// everybody who reads the claim will measure its age. One that cannot be meant
+// is dropped: a time ahead would make a sign-in that never grows old.
+//
+// The provider made the token after we had asked for it, so an iat outside
+// asked..now shows how far its clock is off, and auth_time is off as far.
+func settleAuthTime(claims map[string]any, issued, asked, now time.Time) {
+	at, ok := claims[claimAuthTime].(float64)
+	delete(claims, claimAuthTime)
+	iat, first, last := issued.Unix(), asked.Unix(), now.Unix()
+	if iat <= 0 {
+		iat = last
+	}
+	// A provider of several machines may have clocks that differ.
+	if !ok || at <= 0 || at > float64(iat)+leeway.Seconds() {
+		return
+	}
+	settled := int64(at) + min(max(iat, first), last) - iat
+	claims[claimAuthTime] = float64(min(settled, last))
 }
 
 // merge adds the claims of userinfo, but for those about the sign-in, which
@@ -287,49 +349,26 @@ func keep(claims map[string]any) map[string]any {
 	return claims
 }
 
-func (p *provider) exchangeFailure(err error) error {
+func (p *Provider) exchangeFailure(err error) error {
 	var answer *oauth2.RetrieveError
 	if !errors.As(err, &answer) || answer.Response == nil {
 		p.forget()
-		return providerDown(fmt.Errorf("exchange code: %w", briefly(err)))
+		return failed(Unavailable, "exchange code: %w", briefly(err))
 	}
 	// The answer's body may echo what we sent, so it is not for the log.
 	cause := fmt.Errorf("exchange code: provider answered %d %q", answer.Response.StatusCode, bounded(answer.ErrorCode, 64))
 	if answer.ErrorCode == "invalid_grant" {
-		return &failure{
-			status: http.StatusBadRequest, code: codeRefused, cause: cause,
-			title:   "Sign-in was not finished in time",
-			message: "The identity provider no longer accepts this sign-in: it was used already, or it took too long.",
-			remedy:  "Go back to the page you wanted and sign in again.",
-		}
+		return &Error{Refused, cause}
 	}
 	p.forget()
-	return providerWrong(cause)
+	return &Error{Unusable, cause}
 }
 
 // forget has the next sign-in discover the provider anew.
-func (p *provider) forget() {
+func (p *Provider) forget() {
 	p.turn <- struct{}{}
 	p.stale = true
 	<-p.turn
-}
-
-func providerDown(cause error) *failure {
-	return &failure{
-		status: http.StatusServiceUnavailable, code: "provider-unavailable", retry: discoveryPause, cause: cause,
-		title:   "Sign-in is not available",
-		message: "The identity provider does not answer right now.",
-		remedy:  "Try again in a few seconds. Where you are signed in already, you stay so.",
-	}
-}
-
-func providerWrong(cause error) *failure {
-	return &failure{
-		status: http.StatusBadGateway, code: "provider-error", cause: cause,
-		title:   "The identity provider gave an answer that cannot be used",
-		message: "It answered, but not in a way that proves who you are, so nobody was signed in.",
-		remedy:  "Try again. If it happens again, tell the people who run this site; the log says why.",
-	}
 }
 
 // briefly keeps the start of an error: that of an HTTP answer goes on with
@@ -357,4 +396,11 @@ func (t boundedBodies) RoundTrip(r *http.Request) (*http.Response, error) {
 		io.Closer
 	}{io.LimitReader(resp.Body, maxProviderDoc), resp.Body}
 	return resp, nil
+}
+
+func bounded(s string, n int) string {
+	if len(s) > n {
+		s = s[:n]
+	}
+	return strings.ToValidUTF8(s, "?")
 }

@@ -1,11 +1,11 @@
-// Package authntest is an OpenID Connect provider on loopback for tests. It
+// Package idptest is an OpenID Connect provider on loopback for tests. It
 // really works: it signs with RSA, redeems each code once, and checks the
 // client's secret and the PKCE verifier. A Behaviour makes it misbehave.
 //
 // It asks nobody for a password: whoever comes is the Subject. Like others it
 // remembers when that was, and signs in anew only a new Subject, or for a max_age
 // that is over or prompt=login.
-package authntest
+package idptest
 
 import (
 	"crypto/rand"

@@ -1,0 +1,63 @@
+-- A database of the second schema, as the program of that time wrote it: a
+-- session with a device, a user, a service account, and two records, one of
+-- them deleted.
+PRAGMA user_version = 2;
+BEGIN TRANSACTION;
+CREATE TABLE changes (
+	sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+	kind     TEXT NOT NULL,
+	id       TEXT NOT NULL,
+	deleted  INTEGER NOT NULL
+, type TEXT NOT NULL DEFAULT '') STRICT;
+INSERT INTO "changes" VALUES(1,'session','s1',0,'');
+INSERT INTO "changes" VALUES(2,'session','s1',0,'');
+INSERT INTO "changes" VALUES(3,'user','alice',0,'');
+INSERT INTO "changes" VALUES(4,'service_account','a1',0,'');
+INSERT INTO "changes" VALUES(5,'record','r1',0,'t');
+INSERT INTO "changes" VALUES(6,'record','r2',0,'t');
+INSERT INTO "changes" VALUES(7,'record','r2',1,'t');
+CREATE TABLE records (
+	type       TEXT NOT NULL,
+	id         TEXT NOT NULL,
+	version    INTEGER NOT NULL,
+	fields     BLOB NOT NULL,
+	updated_at INTEGER NOT NULL,
+	PRIMARY KEY (type, id)
+) STRICT, WITHOUT ROWID;
+INSERT INTO "records" VALUES('t','r1',5,X'7B2261223A2262227D',1795341201816835);
+CREATE TABLE seal (check_value BLOB NOT NULL) STRICT;
+INSERT INTO "seal" VALUES(X'4A900B47CFC688463CD86741CCC3C8CF9C074B640270BA0B1D6A1400419D4ED23B1B2721487E7C20');
+CREATE TABLE service_accounts (
+	id         TEXT PRIMARY KEY,
+	version    INTEGER NOT NULL,
+	user_id    TEXT NOT NULL,
+	created_at INTEGER,
+	expires_at INTEGER
+) STRICT;
+INSERT INTO "service_accounts" VALUES('a1',4,'robot',1893553445000006,NULL);
+CREATE TABLE sessions (
+	id         TEXT PRIMARY KEY,
+	version    INTEGER NOT NULL,
+	user_id    TEXT NOT NULL,
+	idp_id     TEXT NOT NULL,
+	claims     BLOB NOT NULL,
+	tokens     BLOB,
+	created_at INTEGER,
+	expires_at INTEGER NOT NULL
+, devices BLOB) STRICT;
+INSERT INTO "sessions" VALUES('s1',2,'alice','idp-1',X'7B22656D61696C223A22616C696365406578616D706C652E636F6D222C2267726F757073223A5B227374616666225D7D',X'1E759E2A9777A655E2D5D456DC1294F4393DC035A8B3B5B1DA0AAB39FB82323F8051ED754A411FF545E59999BF6ADD32E6546AC5C749B9AAD9866F5218F2FE1CA898DC471846C63707E1E5E8D15E1648FB4C120B1668B7C37AB86E380A89EBF58CC7115B9B5361600F7B98A879D361B9A3800D7BDB96B4249DAC2007905EE2DB1204211CD24C448A6BEBB9FEA51FEB45A2FA04683566F2D76827FCBCA002A53E',1893553445000006,1893603845000006,X'5B7B224944223A226431222C2254797065223A22616E79227D5D');
+CREATE TABLE users (
+	id           TEXT PRIMARY KEY,
+	version      INTEGER NOT NULL,
+	email        TEXT NOT NULL,
+	name         TEXT NOT NULL,
+	created_at   INTEGER,
+	signed_in_at INTEGER
+) STRICT;
+INSERT INTO "users" VALUES('alice',3,'alice@example.com','Alice',1893553445000006,1893553505000006);
+CREATE INDEX sessions_by_user ON sessions (user_id);
+CREATE INDEX sessions_by_expiry ON sessions (expires_at);
+CREATE INDEX service_accounts_by_user ON service_accounts (user_id);
+DELETE FROM "sqlite_sequence";
+INSERT INTO "sqlite_sequence" VALUES('changes',7);
+COMMIT;
