@@ -51,6 +51,8 @@ type Config struct {
 	// Accessible tells which routes, by id, are open to a session or a service
 	// account, for the portal. Nil: the portal lists none.
 	Accessible func(ctx context.Context, kind signin.Kind, id, address string) (map[string]bool, error)
+	// HTTPClient fetches the keys of identity_providers. Nil is one of package idp's.
+	HTTPClient *http.Client
 	// Log gets one line per refusal, sign-in and sign-out; nil for none.
 	Log *slog.Logger
 	// Now is the clock, time.Now if nil.
@@ -66,10 +68,14 @@ type Server struct {
 	now                     func() time.Time
 	rand                    io.Reader
 	onRoute, onAuthenticate map[string]endpoint
+	accessible              func(ctx context.Context, kind signin.Kind, id, address string) (map[string]bool, error)
 
 	current atomic.Pointer[Generation]
 	// warned holds what was said once about a provider.
 	warned sync.Map
+	// devices bounds the codes for devices.
+	devices budget
+	client  *http.Client
 }
 
 // Generation is everything that follows from one configuration.
@@ -79,6 +85,7 @@ type Generation struct {
 	ring      *assertion.KeyRing
 	hosts     *hosts
 	providers *idp.Set
+	issuers   *idp.Issuers
 	// missing are the keys without which nobody can sign in.
 	missing []string
 	// noAuthTime and mindsMaxAge are for the warnings about a provider that
@@ -97,7 +104,7 @@ type endpoint struct {
 
 // New makes a Server without a configuration.
 func New(c Config) *Server {
-	s := &Server{store: c.Store, log: c.Log, now: c.Now, rand: c.Rand}
+	s := &Server{store: c.Store, accessible: c.Accessible, log: c.Log, now: c.Now, rand: c.Rand, client: c.HTTPClient}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -169,6 +176,11 @@ func (s *Server) Build(cfg *config.Config, keys *signin.Keys, ring *assertion.Ke
 		return nil, errors.New("build authn: configuration or keys are missing")
 	}
 	g := &Generation{cfg: cfg, keys: keys, ring: ring, hosts: newHosts(cfg), providers: providers}
+	var before *idp.Issuers
+	if current := s.current.Load(); current != nil {
+		before = current.issuers
+	}
+	g.issuers = idp.NewIssuers(idp.Config{HTTPClient: s.client, Now: s.now, Log: s.log}, cfg, before)
 	if len(providers.All()) == 0 {
 		first := &config.IdentityProvider{}
 		if len(cfg.IDPs) > 0 {

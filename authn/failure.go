@@ -31,7 +31,9 @@ type failure struct {
 	retry time.Duration
 	// before runs on the response before it is written, to drop a cookie.
 	before func(http.ResponseWriter)
-	cause  error
+	// json is for clients that are programs, whatever they accept.
+	json  bool
+	cause error
 }
 
 func (f *failure) Error() string {
@@ -89,16 +91,16 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case http.StatusServiceUnavailable:
 		h.Set("Retry-After", strconv.Itoa(max(1, int(f.retry/time.Second))))
 	}
-	if wantsJSON(r) {
+	if f.json || wantsJSON(r) {
 		writeJSON(w, r, f.status, map[string]any{
 			"status": f.status, "error": f.code, "message": f.message, "reasons": f.reasons, "request_id": requestID(r),
 		})
 		return
 	}
-	writePage(w, r, f.status, pages.Notice{
+	show(w, r, f.status, pages.Notice{
 		Status: f.status, Title: f.title, Message: f.message, Reasons: f.reasons, Remedy: f.remedy,
 		Actions: f.actions, Details: f.details, RequestID: requestID(r),
-	}.HTML())
+	})
 }
 
 // writePage answers with a page; formTargets as for pages.Header.

@@ -10,21 +10,26 @@ import (
 	"github.com/countersign/countersign/internal/signin"
 )
 
-// handOver gives a session to where it was asked for: to the route's host by
-// a link, or to a program once the person has agreed.
+// handOver gives a session to the route's host where it was asked for, by a link.
 func (s *Server) handOver(g *Generation, w http.ResponseWriter, r *http.Request, req signInRequest, session *databroker.Session) error {
-	if req.Programmatic {
-		return s.askConsent(g, w, r, req, session)
+	if g.isDevicePage(req.Target) {
+		return redirect(w, req.Target)
 	}
 	target, err := g.hosts.target(req.Target)
 	if err != nil {
 		return badRequest("redirect-target", "This link does not lead to a page of this site.", errTarget)
 	}
-	token, err := s.sessionToken(g, session, g.audience(target.Host))
+	host := req.Via
+	if host == "" {
+		host = target.Host
+	}
+	token, err := s.sessionToken(g, session, g.audience(host))
 	if err != nil {
 		return err
 	}
-	to, err := g.keys.HandoffURL(signin.Handoff{SessionToken: token, Flow: req.Flow, RedirectURI: req.Target}, s.now())
+	to, err := g.keys.HandoffURL(signin.Handoff{
+		SessionToken: token, Flow: req.Flow, RedirectURI: req.Target, Host: req.Via, Hosts: req.Hosts, Round: req.Round,
+	}, s.now())
 	if err != nil {
 		return err
 	}
@@ -47,17 +52,23 @@ func (s *Server) routeCallback(g *Generation, w http.ResponseWriter, r *http.Req
 		return badRequest("hand-off-link", "This link is damaged or too old. Go back to the page you wanted to start over.", err)
 	}
 	target, err := g.hosts.target(h.RedirectURI)
-	if err != nil || !sameHost(target.Host, r.Host) {
+	host := h.Host
+	if err == nil && host == "" {
+		host = target.Host
+	}
+	if err != nil || !sameHost(host, r.Host) {
 		return badRequest("redirect-target", "This link does not lead to a page of this site.", errTarget)
 	}
 	c, err := g.keys.OpenCredential(h.SessionToken, s.now())
 	if err != nil || c.Kind != signin.KindSession {
 		return badRequest("hand-off-link", "This link is damaged or too old. Go back to the page you wanted to start over.", err)
 	}
+	onward := journey{target, c.IDPID, h.Hosts}
 	if !signin.MatchFlow(g.cfg.Cookie.Name, r.Header["Cookie"], h.Flow, s.now()) {
-		if s.holds(g, r, c.ID) {
-			// The page was loaded again: this browser has been through here.
-			return s.arrive(g, w, r, target)
+		if h.Host != "" || s.holds(g, r, c.ID) {
+			// A host on the way is passed by; or else the page was loaded again,
+			// and this browser has been through here.
+			return s.goOn(g, w, r, onward)
 		}
 		return &failure{
 			status: http.StatusBadRequest, code: "flow-mismatch",
@@ -70,11 +81,17 @@ func (s *Server) routeCallback(g *Generation, w http.ResponseWriter, r *http.Req
 	}
 
 	// The request is genuine: from here on we may change things.
-	http.SetCookie(w, g.sessionCookie(h.SessionToken, c.ExpiresAt))
+	for _, rival := range g.rivals(r) {
+		http.SetCookie(w, rival)
+	}
+	http.SetCookie(w, g.sessionCookie(r.Host, h.SessionToken, c.ExpiresAt))
+	if h.Host == "" {
+		http.SetCookie(w, signin.RoundCookie(g.cfg.Cookie.Name, h.Round+1, s.now()))
+	}
 	if end := signin.EndFlow(g.cfg.Cookie.Name, h.Flow); end != nil {
 		http.SetCookie(w, end)
 	}
-	return s.arrive(g, w, r, target)
+	return s.goOn(g, w, r, onward)
 }
 
 // holds reports whether the browser already has this session's cookie.
@@ -94,12 +111,14 @@ func (s *Server) arrive(g *Generation, w http.ResponseWriter, r *http.Request, t
 	if sameSite(g.cfg.Cookie) != http.SameSiteStrictMode {
 		return redirect(w, target.String())
 	}
-	page := pages.Notice{
-		Title: "You are signed in", Message: "Taking you to " + target.Hostname() + " …", RefreshTo: target.String(),
-		Actions: []pages.Action{{Label: "Continue", URL: target.String()}},
-	}.HTML()
-	writePage(noReferrer{w}, r, http.StatusOK, page)
+	navigate(w, r, pages.Notice{Title: "You are signed in", Message: "Taking you to " + target.Hostname() + " …", RefreshTo: target.String()})
 	return nil
+}
+
+// navigate shows a page that goes on by itself.
+func navigate(w http.ResponseWriter, r *http.Request, n pages.Notice) {
+	n.Actions = []pages.Action{{Label: "Continue", URL: n.RefreshTo}}
+	show(noReferrer{w}, r, http.StatusOK, n)
 }
 
 // noReferrer keeps the address of a page that carries sealed values from the

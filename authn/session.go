@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/databroker"
+	"github.com/countersign/countersign/idp"
 	"github.com/countersign/countersign/internal/signin"
 )
 
@@ -80,31 +82,10 @@ func (s *Server) principal(g *Generation, r *http.Request) (*principal, error) {
 		return &principal{session: session}, nil
 	}
 	h := r.Header
-	var cookie *principal
-	quarrel := false
-	for _, p := range signin.Present(g.cfg.Cookie.Name, h["Cookie"], h.Get("X-Pomerium-Authorization"), h.Get("Authorization"), r.URL.RawQuery) {
-		if p.Source != signin.SourceCookie && cookie != nil && !quarrel {
-			break
-		}
-		who, err := s.open(r.Context(), g, r.Host, p.Token)
-		switch {
-		case err != nil:
-			return nil, err
-		case who == nil:
-		case p.Source != signin.SourceCookie:
-			return who, nil
-		case cookie == nil:
-			cookie = who
-		case cookie.id() != who.id():
-			// Two people's cookies are nobody's, as authorization has it: one
-			// of them may have been planted by a neighbouring host.
-			quarrel = true
-		}
-	}
-	if quarrel {
-		return nil, nil
-	}
-	return cookie, nil
+	found := signin.Present(g.cfg.Cookie.Name, h["Cookie"], h.Get("X-Pomerium-Authorization"), h.Get("Authorization"), r.URL.RawQuery)
+	return signin.Choose(found, func(p signin.Presented) (*principal, error) {
+		return s.open(r.Context(), g, r.Host, p.Token)
+	}, (*principal).id)
 }
 
 // open returns the live session or account that a token names on this host, or
@@ -136,17 +117,26 @@ func (s *Server) open(ctx context.Context, g *Generation, host, token string) (*
 // maxAuthenticated is how many sessions the authenticate host's cookie holds.
 const maxAuthenticated = 8
 
-// authenticatedSessions returns the live sessions that the authenticate host's
-// cookie stands for, the newest first.
-func (s *Server) authenticatedSessions(g *Generation, r *http.Request) ([]*databroker.Session, error) {
+// authenticateCookies returns what the authenticate host's cookies list, live or not:
+// most often there is one.
+func (g *Generation) authenticateCookies(r *http.Request) [][]authenticated {
+	var lists [][]authenticated
 	for _, sealed := range signin.CookieValues(signin.AuthenticateCookieName(g.cfg.Cookie.Name), r.Header["Cookie"]) {
 		plain, err := g.keys.Open(signin.PurposeAuthenticateCookie, sealed, nil)
 		var list []authenticated
-		if err != nil || json.Unmarshal(plain, &list) != nil {
-			continue
+		if err == nil && json.Unmarshal(plain, &list) == nil {
+			lists = append(lists, list[:min(len(list), maxAuthenticated)])
 		}
+	}
+	return lists
+}
+
+// authenticatedSessions returns the live sessions that the authenticate host's
+// cookie stands for, the newest first.
+func (s *Server) authenticatedSessions(g *Generation, r *http.Request) ([]*databroker.Session, error) {
+	for _, list := range g.authenticateCookies(r) {
 		var live []*databroker.Session
-		for _, a := range list[:min(len(list), maxAuthenticated)] {
+		for _, a := range list {
 			if !s.now().Before(time.Unix(a.ExpiresAt, 0)) {
 				continue
 			}
@@ -251,24 +241,67 @@ func (g *Generation) audience(host string) string {
 	return host
 }
 
+// cookieDomain is cookie_domain, but on a host that it does not cover, where a
+// browser would refuse it.
+func (g *Generation) cookieDomain(host string) string {
+	if d := g.cfg.Cookie.Domain; d != "" && signin.Covers(d, host) {
+		return d
+	}
+	return ""
+}
+
 // sessionCookie is the cookie of a route's host.
-func (g *Generation) sessionCookie(token string, expires time.Time) *http.Cookie {
+func (g *Generation) sessionCookie(host, token string, expires time.Time) *http.Cookie {
 	return &http.Cookie{
-		Name: g.cfg.Cookie.Name, Value: token, Path: "/", Domain: g.cfg.Cookie.Domain, Expires: expires,
+		Name: g.cfg.Cookie.Name, Value: token, Path: "/", Domain: g.cookieDomain(host), Expires: expires,
 		Secure: true, HttpOnly: g.cfg.Cookie.HTTPOnly, SameSite: sameSite(g.cfg.Cookie),
 	}
 }
 
-// dropSessionCookies deletes the session cookie, also one from before
-// cookie_domain was set.
-func (g *Generation) dropSessionCookies(w http.ResponseWriter) {
+// maxParents bounds the domains in which we look for cookies from before.
+const maxParents = 8
+
+// rivals delete the session cookies from other settings of cookie_domain, which
+// would quarrel with the one of now: the host's own where the domain's counts, and
+// where the browser has sent several, those of every domain that covers the host.
+func (g *Generation) rivals(r *http.Request) []*http.Cookie {
+	var domains []string
+	ours := g.cookieDomain(r.Host)
+	if ours != "" {
+		domains = append(domains, "")
+	}
+	if len(signin.CookieValues(g.cfg.Cookie.Name, r.Header["Cookie"])) > 1 {
+		host := signin.Hostname(r.Host)
+		for net.ParseIP(strings.Trim(host, "[]")) == nil && strings.Contains(host, ".") && len(domains) < maxParents {
+			if host != ours {
+				domains = append(domains, host)
+			}
+			_, host, _ = strings.Cut(host, ".")
+		}
+	}
+	var deletions []*http.Cookie
+	for _, d := range domains {
+		deletions = append(deletions, g.sessionCookieIn(d))
+	}
+	return deletions
+}
+
+// sessionCookieIn deletes the session cookie of a domain, "" for the host's own.
+func (g *Generation) sessionCookieIn(domain string) *http.Cookie {
 	c := signin.DeleteCookie(g.cfg.Cookie.Name)
-	c.HttpOnly, c.SameSite = g.cfg.Cookie.HTTPOnly, sameSite(g.cfg.Cookie)
-	http.SetCookie(w, c)
-	if g.cfg.Cookie.Domain != "" {
-		c.Domain = g.cfg.Cookie.Domain
+	c.Domain, c.HttpOnly, c.SameSite = domain, g.cfg.Cookie.HTTPOnly, sameSite(g.cfg.Cookie)
+	return c
+}
+
+// dropSessionCookies deletes the session cookies of a host, also those from before
+// cookie_domain was changed, and the count of its rounds.
+func (g *Generation) dropSessionCookies(w http.ResponseWriter, r *http.Request) {
+	for _, c := range append(g.rivals(r), g.sessionCookieIn(g.cookieDomain(r.Host))) {
 		http.SetCookie(w, c)
 	}
+	round := signin.RoundCookie(g.cfg.Cookie.Name, 0, time.Time{})
+	round.Value, round.MaxAge = "", -1
+	http.SetCookie(w, round)
 }
 
 func sameSite(c config.Cookie) http.SameSite {
@@ -281,4 +314,75 @@ func sameSite(c config.Cookie) http.SameSite {
 		return http.SameSiteNoneMode
 	}
 	return http.SameSiteDefaultMode
+}
+
+// record writes what we have learnt: the user, and a new session.
+func (s *Server) record(r *http.Request, g *Generation, req signInRequest, who *idp.Identity) (*databroker.Session, error) {
+	id, err := s.random(18)
+	if err != nil {
+		return nil, err
+	}
+	now := s.now()
+	if err := s.recordUser(r.Context(), who, now); err != nil {
+		return nil, err
+	}
+	session := &databroker.Session{
+		ID: id, UserID: who.UserID, IDPID: req.IDPID, ProviderSessionID: who.SessionID, Claims: who.Claims, Tokens: who.Tokens,
+		Origin:    origin(r, "browser"),
+		CreatedAt: now, AccessedAt: now, ExpiresAt: now.Add(g.cfg.Cookie.Expire),
+	}
+	if err := s.store.PutSession(r.Context(), session); err != nil {
+		return nil, storeDown("write session", err)
+	}
+	return session, nil
+}
+
+// origin is where a session comes from, as its client says.
+func origin(r *http.Request, method string) databroker.Origin {
+	address, _, _ := strings.Cut(r.Header.Get("X-Forwarded-For"), ",")
+	return databroker.Origin{Method: method, UserAgent: bounded(r.UserAgent(), 256), Address: bounded(strings.TrimSpace(address), 64)}
+}
+
+// recordUser creates or updates the user. All sign-ins that one person may
+// have under way succeed at once; one under the id of a service account never
+// does.
+func (s *Server) recordUser(ctx context.Context, who *idp.Identity, now time.Time) error {
+	unknown := 0
+	// Each round of a crowd lets one of it through.
+	for range 2 * signin.MaxPending {
+		user, err := s.store.User(ctx, who.UserID)
+		if errors.Is(err, databroker.ErrNotFound) {
+			// What cannot be created, and is not there, is a service account.
+			if unknown++; unknown > 4 {
+				return userIsAccount()
+			}
+			user, err = &databroker.User{ID: who.UserID, CreatedAt: now}, nil
+		}
+		if err != nil {
+			return storeDown("load user", err)
+		}
+		user.Email, user.Name, user.SignedInAt = text(who.Claims["email"]), text(who.Claims["name"]), now
+		err = s.store.PutUser(ctx, user)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, databroker.ErrConflict) {
+			return storeDown("write user", err)
+		}
+	}
+	return unavailable("busy", errors.New("write user: changed each time"))
+}
+
+func userIsAccount() *failure {
+	return &failure{
+		status: http.StatusForbidden, code: "user-is-service-account",
+		title:   "This account cannot sign in",
+		message: "Your user id is the same as that of a service account, which is a machine's identity.",
+		remedy:  "Ask the people who run this site to rename the service account.",
+	}
+}
+
+func text(v any) string {
+	s, _ := v.(string)
+	return bounded(s, 320)
 }

@@ -1,7 +1,6 @@
 package authn
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/countersign/countersign/databroker"
 	"github.com/countersign/countersign/idp"
 	"github.com/countersign/countersign/internal/pages"
 	"github.com/countersign/countersign/internal/signin"
@@ -22,6 +20,9 @@ const (
 	// maxAttempts is how often one sign-in goes to the provider before a page
 	// says what keeps failing.
 	maxAttempts = 3
+	// maxRounds is how often one browser signs in at a host that does not keep
+	// its session before a page says so.
+	maxRounds = 3
 	// maxStateTarget bounds the target within the state, which travels in URLs
 	// of a provider that we do not know.
 	maxStateTarget = 3000
@@ -39,11 +40,20 @@ type signInRequest struct {
 	Flow         string `json:"f,omitempty"`
 	IDPID        string `json:"p"`
 	Programmatic bool   `json:"g,omitempty"`
+	// Program is nil for a programmatic sign-in by link.
+	Program *program `json:"o,omitempty"`
 	// MaxAge is how old the sign-in may be, in seconds; 0 for any age. Above 0
 	// it is a fresh sign-in: the provider is told to ask the person again.
 	MaxAge int64 `json:"m,omitempty"`
 	// Ageless sends no max_age to the provider, which may have refused it.
 	Ageless bool `json:"x,omitempty"`
+	// Hosts are to be signed in at, too, before the browser gets to Target. Via is
+	// such a host, to which the session goes instead of Target's; the provider is
+	// not asked for its sake.
+	Hosts []string `json:"h,omitempty"`
+	Via   string   `json:"-"`
+	// Round is how many sign-ins have just ended without a session that counts.
+	Round int `json:"r,omitempty"`
 	// Attempt counts the times that the browser came back without its cookie.
 	Attempt   int   `json:"n,omitempty"`
 	StartedAt int64 `json:"a"`
@@ -59,10 +69,7 @@ type pendingSignIn struct {
 // signIn starts a sign-in from a link that authz or programmaticLogin signed.
 func (s *Server) signIn(g *Generation, w http.ResponseWriter, r *http.Request) error {
 	if r.Header.Get("X-Requested-With") != "" || !navigates(r) {
-		return &failure{
-			status: http.StatusUnauthorized, code: "user-unauthenticated",
-			title: "Sign-in needs a browser window", message: "A script cannot sign in on somebody's behalf. Open the page itself instead.",
-		}
+		return needsWindow()
 	}
 	link := g.link(r)
 	verified := g.keys.VerifyLink(link, s.now())
@@ -70,17 +77,15 @@ func (s *Server) signIn(g *Generation, w http.ResponseWriter, r *http.Request) e
 		return badRequest("sign-in-link", "This sign-in link was not made by this site, or it is damaged.", verified)
 	}
 	q := link.Query()
-	req := signInRequest{
-		Target: q.Get(signin.ParamRedirectURI), Flow: q.Get(signin.ParamFlow), IDPID: q.Get(signin.ParamIDPID),
-		Programmatic: q.Get(signin.ParamProgrammatic) == "true",
-	}
-	maxAge, err := signin.MaxAge(q)
-	if err != nil || maxAge > 0 && req.Programmatic {
+	req, err := g.asked(q)
+	if err != nil {
 		return badRequest("sign-in-link", "This sign-in link asks for something that this site does not know.", err)
 	}
-	req.MaxAge = int64(maxAge / time.Second)
 	if err := g.checkRequest(req); err != nil {
 		return err
+	}
+	if verified != nil && req.Via != "" {
+		return s.passBy(g, w, r, req)
 	}
 	if verified != nil {
 		return g.startOver(req, "sign-in-link-expired", "This sign-in link is too old.", verified)
@@ -91,7 +96,48 @@ func (s *Server) signIn(g *Generation, w http.ResponseWriter, r *http.Request) e
 	if req.IDPID != "" && g.providers.Get(req.IDPID) == nil {
 		return g.startOver(req, "idp-changed", "The way to sign in has changed since this link was made.", nil)
 	}
+	if req.Round >= maxRounds {
+		return g.notKept(req, s.now())
+	}
 	return s.proceed(g, w, r, req, latest(s.now(), q))
+}
+
+// asked reads what a link asks for.
+func (g *Generation) asked(q url.Values) (signInRequest, error) {
+	req := signInRequest{
+		Target: q.Get(signin.ParamRedirectURI), Flow: q.Get(signin.ParamFlow), IDPID: q.Get(signin.ParamIDPID),
+		Programmatic: q.Get(signin.ParamProgrammatic) == "true",
+	}
+	maxAge, err := signin.MaxAge(q)
+	if err != nil {
+		return req, err
+	}
+	req.MaxAge = int64(maxAge / time.Second)
+	if req.Hosts, err = signin.AdditionalHosts(q); err != nil {
+		return req, err
+	}
+	if req.Round, err = signin.Round(q); err != nil {
+		return req, err
+	}
+	if via := q.Get(signin.ParamCallbackURI); via != "" {
+		u, err := g.hosts.target(via)
+		if err != nil || u.Path != signin.CallbackPath {
+			return req, errTarget
+		}
+		req.Via = u.Host
+	}
+	if sealed := q.Get(paramProgram); sealed != "" {
+		if req.Program, err = g.openProgram(sealed); err != nil {
+			return req, err
+		}
+	}
+	if req.Programmatic {
+		req.Hosts = nil
+		if maxAge > 0 || req.Via != "" {
+			return req, errors.New("a programmatic sign-in has no maximum age and no host")
+		}
+	}
+	return req, nil
 }
 
 // navigates reports whether a request may be a page being opened.
@@ -103,8 +149,10 @@ func navigates(r *http.Request) bool {
 // checkRequest refuses a sign-in that ends anywhere but at a host of ours.
 func (g *Generation) checkRequest(req signInRequest) error {
 	if req.Programmatic {
-		_, err := g.programmaticTarget(req.Target)
-		return err
+		return g.checkProgram(req)
+	}
+	if g.isDevicePage(req.Target) {
+		return nil
 	}
 	if _, err := g.hosts.target(req.Target); err != nil || req.Flow == "" {
 		return badRequest("redirect-target", "This sign-in link does not lead to a page of this site.", err)
@@ -120,9 +168,13 @@ func (s *Server) proceed(g *Generation, w http.ResponseWriter, r *http.Request, 
 		return err
 	}
 	for _, session := range sessions {
-		if g.accepts(req, session.IDPID) && req.satisfiedBy(session, now) {
+		// A program never gets the browser's own session.
+		if !req.Programmatic && g.accepts(req, session.IDPID) && req.satisfiedBy(session, now) {
 			return s.handOver(g, w, r, req, session)
 		}
+	}
+	if req.Via != "" {
+		return s.passBy(g, w, r, req)
 	}
 	if req.IDPID == "" {
 		offered := g.offered()
@@ -155,11 +207,6 @@ func (g *Generation) offered() []*idp.Provider {
 	return offered
 }
 
-// choose asks which of several providers to sign in with.
-func (s *Server) choose(g *Generation, w http.ResponseWriter, r *http.Request, req signInRequest, offered []*idp.Provider) error {
-	return notConfigured(g.missing)
-}
-
 func (s *Server) goToProvider(g *Generation, w http.ResponseWriter, r *http.Request, req signInRequest) error {
 	var secrets [4]string
 	for i, n := range []int{9, 24, 24, 32} {
@@ -170,7 +217,7 @@ func (s *Server) goToProvider(g *Generation, w http.ResponseWriter, r *http.Requ
 	}
 	pending := pendingSignIn{Bind: secrets[1], Nonce: secrets[2], Verifier: secrets[3]}
 	req.ID, req.Bind, req.StartedAt = secrets[0], pending.Bind, s.now().Unix()
-	if len(req.Target) > maxStateTarget {
+	if len(req.Target)+len(strings.Join(req.Hosts, ",")) > maxStateTarget {
 		// The page without its query is a better end than an error page of a
 		// provider that refuses long URLs.
 		req.Target, _, _ = strings.Cut(req.Target, "?")
@@ -201,6 +248,9 @@ func (s *Server) providerCallback(g *Generation, w http.ResponseWriter, r *http.
 	if len(g.missing) > 0 {
 		return notConfigured(g.missing)
 	}
+	if r.Method == http.MethodPost {
+		return bounce(w, r)
+	}
 	q, err := callbackQuery(r.URL.RawQuery)
 	if err != nil {
 		return badRequest("callback-query", "The identity provider's answer is damaged.", err)
@@ -221,7 +271,7 @@ func (s *Server) providerCallback(g *Generation, w http.ResponseWriter, r *http.
 		if code := q.Get("error"); code != "" {
 			// Who came without the cookie may be anyone's victim: nothing of
 			// what the address says is repeated to them.
-			return s.providerSaid(g, req, code, "")
+			return s.providerSaid(g, req, code, nil)
 		}
 		return s.retry(g, w, r, req, errors.New("callback without the cookie of its sign-in"))
 	}
@@ -232,7 +282,7 @@ func (s *Server) providerCallback(g *Generation, w http.ResponseWriter, r *http.
 		end(w)
 		return s.withoutMaxAge(g, w, r, req, code)
 	} else if code != "" {
-		f := s.providerSaid(g, req, code, q.Get("error_description"))
+		f := s.providerSaid(g, req, code, q)
 		f.before = end
 		return f
 	}
@@ -263,6 +313,9 @@ func (s *Server) providerCallback(g *Generation, w http.ResponseWriter, r *http.
 		f.before = end
 		return f
 	}
+	if req.Programmatic {
+		return s.askConsent(g, w, r, req, pending, who)
+	}
 	session, err := s.renew(g, r, req, who)
 	if err != nil {
 		return err
@@ -277,9 +330,29 @@ func (s *Server) providerCallback(g *Generation, w http.ResponseWriter, r *http.
 	}
 	end(w)
 	http.SetCookie(w, cookie)
-	s.log.InfoContext(r.Context(), "signed in", "request-id", requestID(r), "user", bounded(session.UserID, 255), "programmatic", req.Programmatic)
+	g.remember(w, session.IDPID)
+	s.log.InfoContext(r.Context(), "signed in", "request-id", requestID(r), "user", bounded(session.UserID, 255))
 	return s.handOver(g, w, r, req, session)
 }
+
+// bounce turns a callback by POST (OAuth 2.0 Form Post Response Mode) into one by
+// GET: a browser withholds its Lax cookies from a form of another site, and sends
+// them with the redirect that follows.
+func bounce(w http.ResponseWriter, r *http.Request) error {
+	if err := r.ParseForm(); err != nil {
+		return badRequest("callback-query", "The identity provider's answer is damaged.", errors.New("parse form"))
+	}
+	q := url.Values{}
+	for _, name := range strings.Fields(callbackParams) {
+		if values, ok := r.PostForm[name]; ok {
+			q[name] = values
+		}
+	}
+	return redirect(w, callbackPath+"?"+q.Encode())
+}
+
+// callbackParams are what is read of a callback.
+const callbackParams = "state code error error_description"
 
 // callbackQuery parses a query none of whose parameters that matter is
 // repeated.
@@ -288,7 +361,7 @@ func callbackQuery(raw string) (url.Values, error) {
 	if err != nil {
 		return nil, errors.New("query is malformed")
 	}
-	for _, name := range []string{"state", "code", "error", "error_description"} {
+	for _, name := range strings.Fields(callbackParams) {
 		if len(q[name]) > 1 {
 			return nil, fmt.Errorf("%s is repeated", name)
 		}
@@ -347,107 +420,34 @@ func (s *Server) retry(g *Generation, w http.ResponseWriter, r *http.Request, re
 	return s.proceed(g, w, r, req, s.now())
 }
 
-// providerSaid tells what the provider's error means.
-func (s *Server) providerSaid(g *Generation, req signInRequest, code, description string) *failure {
-	f := &failure{
-		status: http.StatusBadRequest, code: "provider-refused", cause: fmt.Errorf("provider answered %q", bounded(code, 64)),
-		title:   "The identity provider did not sign you in",
-		message: "It ended this sign-in with an error.",
-		remedy:  "Start over. If it happens again, tell the people who run this site.",
-		actions: g.startOverActions(req),
-	}
-	switch code {
-	case "access_denied", "unauthorized_client":
-		f.status, f.title, f.message = http.StatusUnauthorized, "You were not signed in", "The identity provider refused this sign-in, or you cancelled it."
-	case "server_error", "temporarily_unavailable":
-		f.status, f.message = http.StatusBadGateway, "It has a problem of its own right now."
-	case "login_required", "interaction_required", "consent_required", "account_selection_required",
-		"invalid_request", "invalid_scope", "unsupported_response_type":
-	default:
-		code = ""
-	}
-	if description != "" {
-		f.reasons = []string{bounded(description, 300)}
-	}
-	if code != "" {
-		f.details = []pages.Detail{{Label: "Error", Value: code}}
-	}
-	return f
-}
-
-// record writes what we have learnt: the user, and a new session.
-func (s *Server) record(r *http.Request, g *Generation, req signInRequest, who *idp.Identity) (*databroker.Session, error) {
-	id, err := s.random(18)
+// notKept is for a browser that goes round in circles between here and a host at
+// which its session does not count.
+func (g *Generation) notKept(req signInRequest, now time.Time) *failure {
+	target, err := g.hosts.target(req.Target)
 	if err != nil {
-		return nil, err
+		return badRequest("redirect-target", "This link does not lead to a page of this site.", err)
 	}
-	now := s.now()
-	if err := s.recordUser(r.Context(), who, now); err != nil {
-		return nil, err
+	host := target.Host
+	signOut := &url.URL{Scheme: target.Scheme, Host: host, Path: signOutPath, RawQuery: url.Values{signin.ParamRedirectURI: {req.Target}}.Encode()}
+	details := []pages.Detail{{Label: "Host", Value: host}}
+	if p := g.providers.Get(req.IDPID); p != nil {
+		details = append(details, pages.Detail{Label: "Identity provider", Value: p.Host()})
 	}
-	method := "browser"
-	if req.Programmatic {
-		method = "program"
-	}
-	session := &databroker.Session{
-		ID: id, UserID: who.UserID, IDPID: req.IDPID, ProviderSessionID: who.SessionID, Claims: who.Claims, Tokens: who.Tokens,
-		Origin:    origin(r, method),
-		CreatedAt: now, AccessedAt: now, ExpiresAt: now.Add(g.cfg.Cookie.Expire),
-	}
-	if err := s.store.PutSession(r.Context(), session); err != nil {
-		return nil, storeDown("write session", err)
-	}
-	return session, nil
-}
-
-// origin is where a session comes from, as its client says.
-func origin(r *http.Request, method string) databroker.Origin {
-	address, _, _ := strings.Cut(r.Header.Get("X-Forwarded-For"), ",")
-	return databroker.Origin{Method: method, UserAgent: bounded(r.UserAgent(), 256), Address: bounded(strings.TrimSpace(address), 64)}
-}
-
-// recordUser creates or updates the user. All sign-ins that one person may
-// have under way succeed at once; one under the id of a service account never
-// does.
-func (s *Server) recordUser(ctx context.Context, who *idp.Identity, now time.Time) error {
-	unknown := 0
-	// Each round of a crowd lets one of it through.
-	for range 2 * signin.MaxPending {
-		user, err := s.store.User(ctx, who.UserID)
-		if errors.Is(err, databroker.ErrNotFound) {
-			// What cannot be created, and is not there, is a service account.
-			if unknown++; unknown > 4 {
-				return userIsAccount()
-			}
-			user, err = &databroker.User{ID: who.UserID, CreatedAt: now}, nil
-		}
-		if err != nil {
-			return storeDown("load user", err)
-		}
-		user.Email, user.Name, user.SignedInAt = text(who.Claims["email"]), text(who.Claims["name"]), now
-		err = s.store.PutUser(ctx, user)
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, databroker.ErrConflict) {
-			return storeDown("write user", err)
-		}
-	}
-	return unavailable("busy", errors.New("write user: changed each time"))
-}
-
-func userIsAccount() *failure {
+	req.Round = 0
 	return &failure{
-		status: http.StatusForbidden, code: "user-is-service-account",
-		title:   "This account cannot sign in",
-		message: "Your user id is the same as that of a service account, which is a machine's identity.",
-		remedy:  "Ask the people who run this site to rename the service account.",
+		status: http.StatusBadRequest, code: "session-not-kept",
+		cause:   fmt.Errorf("%d sign-ins ended at %s without a session that counts there", maxRounds, bounded(host, 255)),
+		title:   "You are signed in, but " + host + " does not take it",
+		message: fmt.Sprintf("You were sent there and back %d times within a minute. Each time the session that was set there was missing, or did not count.", maxRounds),
+		reasons: []string{
+			"Your browser may block the cookies of " + host + ".",
+			"It may hold two sessions, an old one from another setting of cookie_domain and the new one: then neither counts.",
+			"The clocks of this site's servers, or of your computer, may differ.",
+		},
+		remedy:  "Allow cookies for " + host + " and try again, or sign out, which removes every session there. If neither helps, tell the people who run this site.",
+		details: details,
+		actions: []pages.Action{{Label: "Try again", URL: g.signInLink(req, now, signin.FlowLife)}, {Label: "Sign out", URL: signOut.String()}},
 	}
-}
-
-func text(v any) string {
-	s, _ := v.(string)
-	return bounded(s, 320)
 }
 
 // startOver says that a sign-in cannot go on, and leads to where a new one begins.
@@ -461,7 +461,7 @@ func (g *Generation) startOver(req signInRequest, code, message string, cause er
 
 func (g *Generation) startOverActions(req signInRequest) []pages.Action {
 	if req.Programmatic {
-		return nil
+		return g.backToProgram(req)
 	}
 	return []pages.Action{{Label: "Start over", URL: req.Target}}
 }

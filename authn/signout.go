@@ -4,9 +4,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/countersign/countersign/databroker"
 	"github.com/countersign/countersign/internal/pages"
@@ -17,12 +21,59 @@ const (
 	signOutPath   = "/.pomerium/sign_out"
 	signedOutPath = "/.pomerium/signed_out"
 
-	// paramSignOut names, by its hash, the session that a signed link ends.
-	paramSignOut = "pomerium_sign_out"
+	// paramSignOut names, by its hash, the session that a signed link ends;
+	// paramEverywhere ends all of the person's, and paramParting is a sealed
+	// parting.
+	paramSignOut    = "pomerium_sign_out"
+	paramEverywhere = "everywhere"
+	paramParting    = "pomerium_parting"
 
 	// maxForm bounds what is read of a request's body.
 	maxForm = 64 << 10
+	// maxHint is the longest ID token that goes into a URL.
+	maxHint = 4 << 10
+	// logoutWait bounds how long a sign-out waits for what the provider says of
+	// itself, and partingLife how long the person may stay there.
+	logoutWait  = 3 * time.Second
+	partingLife = time.Hour
 )
+
+// parting is what a sign-out takes along: from a route's host the ended session's ID
+// token, for the provider, and through the provider where it leads in the end.
+type parting struct {
+	IDPID     string `json:"p,omitempty"`
+	IDToken   string `json:"i,omitempty"`
+	To        string `json:"t,omitempty"`
+	ExpiresAt int64  `json:"e"`
+}
+
+// partingOf leaves out an ID token that is too long for a URL.
+func partingOf(session *databroker.Session) parting {
+	p := parting{IDPID: session.IDPID, IDToken: session.Tokens.IDToken}
+	if len(p.IDToken) > maxHint {
+		p.IDToken = ""
+	}
+	return p
+}
+
+func (s *Server) sealParting(g *Generation, at string, p parting) (string, error) {
+	p.ExpiresAt = s.now().Add(partingLife).Unix()
+	plain, err := json.Marshal(p)
+	if err != nil {
+		return "", err
+	}
+	return g.keys.Seal(signin.PurposeSignOut, plain, []byte(at)), nil
+}
+
+// openParting returns the zero parting for anything but one sealed for at.
+func (s *Server) openParting(g *Generation, at, sealed string) parting {
+	plain, err := g.keys.Open(signin.PurposeSignOut, sealed, []byte(at))
+	var p parting
+	if err != nil || json.Unmarshal(plain, &p) != nil || s.now().After(time.Unix(p.ExpiresAt, 0)) {
+		return parting{}
+	}
+	return p
+}
 
 // signOut ends the session on a route's host, then goes on to the authenticate
 // host to end it there. Only a page of this host can do that; anybody else can
@@ -44,19 +95,26 @@ func (s *Server) signOut(g *Generation, w http.ResponseWriter, r *http.Request) 
 	}
 
 	// The request is genuine: from here on we may change things.
-	ended := ""
+	q := url.Values{}
 	if who != nil && who.session != nil {
-		if err := s.end(r.Context(), r, who.session); err != nil {
+		q.Set(paramSignOut, signOutHash(who.session.ID))
+		if everywhere(r) {
+			q.Set(paramEverywhere, "true")
+		}
+		if err := s.endFor(r, who.session, everywhere(r)); err != nil {
 			return err
 		}
-		ended = signOutHash(who.session.ID)
+		sealed, err := s.sealParting(g, signOutPath, partingOf(who.session))
+		if err != nil {
+			return err
+		}
+		q.Set(paramParting, sealed)
 	}
-	g.dropSessionCookies(w)
+	g.dropSessionCookies(w, r)
 	if g.cfg.AuthenticateURL == nil {
-		return s.showSignedOut(w, r, to)
+		return s.showSignedOut(w, r, g.orDefault(to), false)
 	}
 	link := g.authenticateURL(signOutPath)
-	q := url.Values{paramSignOut: {ended}}
 	if to != "" {
 		q.Set(signin.ParamRedirectURI, to)
 	}
@@ -65,75 +123,165 @@ func (s *Server) signOut(g *Generation, w http.ResponseWriter, r *http.Request) 
 	return redirect(w, link.String())
 }
 
-// authenticateSignOut ends the session on the authenticate host: for a page of
-// its own, or for a signed link that names this very session.
+// authenticateSignOut ends the sessions of the authenticate host: for a page of
+// its own, or for a signed link that names one of this very browser's. Then it goes
+// on to the provider, if that has a page for it.
 func (s *Server) authenticateSignOut(g *Generation, w http.ResponseWriter, r *http.Request) error {
 	to, err := g.afterSignOut(r)
 	if err != nil {
 		return err
 	}
-	if r.Method == http.MethodPost && !g.sameOrigin(r) {
-		return crossSite(g.signOutAction(r))
-	}
-	signed := g.keys.VerifyLink(g.link(r), s.now()) == nil
-	session, err := s.authenticatedSession(g, r)
+	sessions, err := s.authenticatedSessions(g, r)
 	if err != nil {
 		return err
 	}
-	if r.Method != http.MethodPost && session != nil {
+	all, q, named := everywhere(r), r.URL.Query(), false
+	switch {
+	case r.Method == http.MethodPost && !g.sameOrigin(r):
+		return crossSite(g.signOutAction(r))
+	case r.Method != http.MethodPost:
+		signed := g.keys.VerifyLink(g.link(r), s.now()) == nil
 		// A signed link could have been carried here from another browser.
-		named := signed && equal(r.URL.Query().Get(paramSignOut), signOutHash(session.ID))
-		if !named {
+		named = signed && g.lists(r, q.Get(paramSignOut))
+		if !signed || len(sessions) > 0 && !named {
 			return s.askSignOut(g, w, r)
 		}
-	}
-	if r.Method != http.MethodPost && !signed {
-		return s.askSignOut(g, w, r)
+		all = named && q.Get(paramEverywhere) == "true"
 	}
 
 	// The request is genuine: from here on we may change things.
-	if session != nil {
-		if err := s.end(r.Context(), r, session); err != nil {
+	var last parting
+	if named {
+		last = s.openParting(g, signOutPath, q.Get(paramParting))
+	}
+	for _, session := range sessions {
+		if err := s.endFor(r, session, all); err != nil {
 			return err
+		}
+		if last.IDPID == "" {
+			last = partingOf(session)
 		}
 	}
 	http.SetCookie(w, signin.DeleteCookie(signin.AuthenticateCookieName(g.cfg.Cookie.Name)))
+	to = g.orDefault(to)
+	if there := s.logoutURL(r.Context(), g, last, to); there != "" {
+		n := pages.Notice{
+			Title: "You are signed out", Message: "Your session has ended here and in every application of this site. Signing you out at " + g.providers.Get(last.IDPID).Host() + ", too …",
+			RefreshTo: there,
+		}
+		navigate(w, r, n)
+		return nil
+	}
 	if to == "" {
 		return redirect(w, signedOutPath)
 	}
-	return s.showSignedOut(w, r, to)
+	return s.showSignedOut(w, r, to, false)
 }
 
-// afterSignOut is where a sign-out leads, "" for nowhere. It never leaves our
-// hosts.
+// lists reports whether the authenticate cookie names the session with this hash,
+// over or not.
+func (g *Generation) lists(r *http.Request, hash string) bool {
+	for _, list := range g.authenticateCookies(r) {
+		if slices.ContainsFunc(list, func(a authenticated) bool { return equal(hash, signOutHash(a.SessionID)) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// logoutURL is where the provider signs people out, "" if it has no such page or
+// does not answer.
+func (s *Server) logoutURL(ctx context.Context, g *Generation, last parting, to string) string {
+	p := g.providers.Get(last.IDPID)
+	if p == nil {
+		return ""
+	}
+	if len(to) > maxStateTarget {
+		to, _, _ = strings.Cut(to, "?")
+	}
+	state, err := s.sealParting(g, signedOutPath, parting{To: to})
+	if err != nil {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(ctx, logoutWait)
+	defer cancel()
+	return p.LogoutURL(ctx, last.IDToken, g.authenticateURL(signedOutPath).String(), state)
+}
+
+// afterSignOut is where a request for a sign-out wants it to lead, "" for nowhere.
 func (g *Generation) afterSignOut(r *http.Request) (string, error) {
 	raw := r.URL.Query().Get(signin.ParamRedirectURI)
-	if raw == "" && r.Method == http.MethodPost {
+	if r.Method == http.MethodPost {
 		if err := r.ParseForm(); err != nil {
 			return "", badRequest("form", "This form cannot be read.", errors.New("parse form"))
 		}
-		raw = r.PostForm.Get(signin.ParamRedirectURI)
+		if raw == "" {
+			raw = r.PostForm.Get(signin.ParamRedirectURI)
+		}
 	}
 	if raw == "" {
 		return "", nil
 	}
-	u, err := signin.SafeRedirect(raw, func(host string) bool { return g.hosts.isRoute(host) || g.hosts.isAuthenticate(host) })
-	if err != nil || u.Host == "" || !g.hosts.schemeOK(u.Scheme) {
-		return "", badRequest("redirect-target", "This sign-out would lead to a page outside this site.", errTarget)
+	to, err := g.signOutTarget(raw)
+	if err != nil {
+		return "", badRequest("redirect-target", "This sign-out would lead to a page outside this site.", err)
 	}
-	return u.String(), nil
+	return to, nil
 }
+
+// signOutTarget refuses a target that is neither on a host of ours nor on one that
+// the operator has listed.
+func (g *Generation) signOutTarget(raw string) (string, error) {
+	ours := false
+	u, err := signin.SafeRedirect(raw, func(host string) bool {
+		ours = g.hosts.isRoute(host) || g.hosts.isAuthenticate(host)
+		return true
+	})
+	if err != nil || u.Host == "" {
+		return "", errTarget
+	}
+	name := u.Hostname()
+	listed := slices.ContainsFunc(g.cfg.SignOutRedirectDomains, func(d string) bool { return strings.EqualFold(d, name) })
+	if ours && g.hosts.schemeOK(u.Scheme) || listed && (u.Scheme == "https" || loopback(name)) {
+		return u.String(), nil
+	}
+	return "", errTarget
+}
+
+// orDefault is to, or where a sign-out leads that names nothing.
+func (g *Generation) orDefault(to string) string {
+	if to == "" && g.cfg.SignOutRedirectURL != nil {
+		return g.cfg.SignOutRedirectURL.String()
+	}
+	return to
+}
+
+// everywhere reports whether a form asks to end all of the person's sessions.
+func everywhere(r *http.Request) bool { return r.PostForm.Get(paramEverywhere) == "true" }
 
 func signOutHash(sessionID string) string {
 	sum := sha256.Sum256([]byte("sign-out " + sessionID))
 	return base64.RawURLEncoding.EncodeToString(sum[:16])
 }
 
+// endFor ends a session, or all that its person has.
+func (s *Server) endFor(r *http.Request, session *databroker.Session, all bool) error {
+	if !all {
+		return s.end(r.Context(), r, session)
+	}
+	ended, err := s.store.RevokeUser(r.Context(), session.UserID, "")
+	if err != nil && !errors.Is(err, databroker.ErrNotFound) {
+		return storeDown("revoke user", err)
+	}
+	s.log.InfoContext(r.Context(), "signed out everywhere", "request-id", requestID(r), "user", bounded(session.UserID, 255), "sessions", ended)
+	return nil
+}
+
 // end removes a session, so that every route refuses it.
 func (s *Server) end(ctx context.Context, r *http.Request, session *databroker.Session) error {
-	err := s.store.DeleteSession(ctx, session.ID)
+	err := s.store.RevokeSession(ctx, session.ID)
 	if err != nil && !errors.Is(err, databroker.ErrNotFound) {
-		return storeDown("delete session", err)
+		return storeDown("revoke session", err)
 	}
 	s.log.InfoContext(ctx, "signed out", "request-id", requestID(r), "user", bounded(session.UserID, 255))
 	return nil
@@ -148,12 +296,16 @@ func (g *Generation) signOutAction(r *http.Request) pages.Action {
 }
 
 func (s *Server) askSignOut(g *Generation, w http.ResponseWriter, r *http.Request) error {
+	here := g.signOutAction(r)
+	all := here
+	all.Label, all.Fields = "Sign out everywhere", append(slices.Clone(here.Fields), pages.Detail{Label: paramEverywhere, Value: "true"})
 	page := pages.Notice{
 		Title: "Sign out?", Message: "You will be signed out of every application of this site in this browser.",
-		Actions:   []pages.Action{g.signOutAction(r), {Label: "Stay signed in", URL: "/.pomerium/"}},
+		Remedy:    "Signing out everywhere ends your sessions in all other browsers and programs, too.",
+		Actions:   []pages.Action{here, all, {Label: "Stay signed in", URL: "/.pomerium/"}},
 		RequestID: requestID(r),
-	}.HTML()
-	writePage(w, r, http.StatusOK, page, g.formTargets()...)
+	}
+	show(w, r, http.StatusOK, page, g.formTargets()...)
 	return nil
 }
 
@@ -165,22 +317,33 @@ func (g *Generation) formTargets() []string {
 	return []string{g.cfg.AuthenticateURL.String()}
 }
 
-func (s *Server) signedOut(_ *Generation, w http.ResponseWriter, r *http.Request) error {
-	return s.showSignedOut(w, r, "")
+// signedOut is where a sign-out ends, and where the provider sends people back to.
+// The state that it brings along says where they wanted to go.
+func (s *Server) signedOut(g *Generation, w http.ResponseWriter, r *http.Request) error {
+	back := s.openParting(g, signedOutPath, r.URL.Query().Get("state"))
+	to := ""
+	if back.To != "" {
+		// The configuration may have changed meanwhile.
+		to, _ = g.signOutTarget(back.To)
+	}
+	return s.showSignedOut(w, r, to, back.ExpiresAt != 0)
 }
 
 // showSignedOut is a page even when it leads on: browsers hold every redirect
 // that follows a form against the form's policy, and the next page may well
 // redirect to the identity provider.
-func (s *Server) showSignedOut(w http.ResponseWriter, r *http.Request, to string) error {
+func (s *Server) showSignedOut(w http.ResponseWriter, r *http.Request, to string, atProvider bool) error {
 	n := pages.Notice{
 		Title: "You are signed out", Message: "Your session has ended here and in every application of this site.",
 		Remedy: "On a shared computer, sign out of your identity provider too, or close the browser.", RefreshTo: to,
 	}
+	if atProvider {
+		n.Message, n.Remedy = "Your session has ended here, in every application of this site, and at the identity provider.", ""
+	}
 	if to != "" {
 		n.Actions = []pages.Action{{Label: "Continue", URL: to}}
 	}
-	writePage(w, r, http.StatusOK, n.HTML())
+	show(w, r, http.StatusOK, n)
 	return nil
 }
 

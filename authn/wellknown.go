@@ -14,12 +14,15 @@ func (s *Server) wellKnown(g *Generation, w http.ResponseWriter, r *http.Request
 		return (&url.URL{Scheme: g.scheme(r), Host: r.Host, Path: path}).String()
 	}
 	body := map[string]string{
-		"issuer":                  here("/"),
-		"jwks_uri":                here(jwksPath),
-		"frontchannel_logout_uri": here(signOutPath),
+		"issuer":   here("/"),
+		"jwks_uri": here(jwksPath),
 	}
 	if g.cfg.AuthenticateURL != nil {
 		body["authentication_callback_endpoint"] = g.authenticateURL(callbackPath).String()
+		// What the provider calls when a sign-out begins there (OpenID Connect
+		// Front-Channel and Back-Channel Logout 1.0, section 2 of each).
+		body["frontchannel_logout_uri"] = g.authenticateURL(frontchannelPath).String()
+		body["backchannel_logout_uri"] = g.authenticateURL(backchannelPath).String()
 	}
 	w.Header().Set("Access-Control-Allow-Origin", "*")
 	writeJSON(w, r, http.StatusOK, body)

@@ -7,38 +7,59 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/countersign/countersign/databroker"
 	"github.com/countersign/countersign/internal/pages"
 )
 
 // whoami is the page about the person who looks at it. It shows claims, never
-// a token.
+// a token. At the authenticate host it shows their other sessions, too.
 func (s *Server) whoami(g *Generation, w http.ResponseWriter, r *http.Request) error {
-	who, err := s.principal(g, r)
+	asking, err := s.asking(g, r)
 	if err != nil {
 		return err
 	}
 	page := pages.Identity{Host: bounded(r.Host, 255), RequestID: requestID(r)}
 	switch {
-	case who == nil:
+	case len(asking) == 0:
 		if !g.hosts.isAuthenticate(r.Host) {
-			page.Actions = []pages.Action{{Label: "Open " + page.Host, URL: "/"}}
+			page.Actions = []pages.Action{{Label: "Sign in", URL: "/"}}
 		}
-	case who.account != nil:
-		page.SignedIn, page.UserID = true, who.account.UserID
-		page.Since, page.Expires = who.account.CreatedAt, who.account.ExpiresAt
+	case asking[0].account != nil:
+		account := asking[0].account
+		page.SignedIn, page.UserID = true, account.UserID
+		page.Since, page.Expires = account.CreatedAt, account.ExpiresAt
 	default:
-		c := who.session.Claims
-		page.SignedIn, page.UserID = true, who.session.UserID
-		page.Name, page.Email, page.Groups = text(c["name"]), text(c["email"]), list(c["groups"])
-		if unverified := text(c["unverified_email"]); page.Email == "" && unverified != "" {
-			page.Email, page.EmailUnverified = unverified, true
+		g.describe(&page, asking[0].session)
+		page.Actions = append(page.Actions, pages.Action{Label: "Your applications", URL: routesPath})
+		switch {
+		case g.hosts.isAuthenticate(r.Host):
+			var here []*databroker.Session
+			for _, p := range asking {
+				here = append(here, p.session)
+			}
+			if err := s.otherSessions(g, r, &page, here); err != nil {
+				return err
+			}
+		case g.cfg.AuthenticateURL != nil:
+			page.Actions = append(page.Actions, pages.Action{Label: "Your other sessions", URL: g.authenticateURL("/.pomerium/").String()})
 		}
-		page.Since, page.Expires = who.session.CreatedAt, who.session.ExpiresAt
-		page.Claims = claimRows(c)
-		page.Actions = []pages.Action{{Label: "Sign out", URL: signOutPath, Post: true}}
+		page.Actions = append(page.Actions, pages.Action{Label: "Sign out", URL: signOutPath, Post: true})
 	}
-	writePage(w, r, http.StatusOK, page.HTML(), g.formTargets()...)
+	show(w, r, http.StatusOK, page, g.formTargets()...)
 	return nil
+}
+
+// describe puts a session on the page.
+func (g *Generation) describe(page *pages.Identity, session *databroker.Session) {
+	c := session.Claims
+	page.SignedIn, page.UserID = true, session.UserID
+	page.Name, page.Email, page.Groups = text(c["name"]), text(c["email"]), list(c["groups"])
+	if unverified := text(c["unverified_email"]); page.Email == "" && unverified != "" {
+		page.Email, page.EmailUnverified = unverified, true
+	}
+	page.Provider = g.providerLabel(session.IDPID)
+	page.Since, page.Refreshed, page.Used, page.Expires = session.CreatedAt, session.RefreshedAt, session.AccessedAt, session.ExpiresAt
+	page.Claims = claimRows(c)
 }
 
 func claimRows(claims map[string]any) []pages.Detail {
@@ -165,4 +186,10 @@ func writeUnauthenticated(w http.ResponseWriter, r *http.Request) {
 		"status": http.StatusUnauthorized, "error": "user-unauthenticated",
 		"message": "Nobody is signed in.", "request_id": requestID(r),
 	})
+}
+
+// show answers with a page in the reader's language; formTargets as for
+// pages.Header.
+func show(w http.ResponseWriter, r *http.Request, status int, page pages.Page, formTargets ...string) {
+	writePage(w, r, status, page.In(pages.For(bounded(r.Header.Get("Accept-Language"), 1024))), formTargets...)
 }

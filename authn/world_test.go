@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"html"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -122,33 +124,43 @@ func (w *world) gate(rw http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		w.t.Error(err)
 	}
-	for _, c := range signin.StaleFlows("_pomerium", r.Header["Cookie"], w.now(), signin.MaxPending-1) {
+	name := w.cfg.Cookie.Name
+	for _, c := range signin.StaleFlows(name, r.Header["Cookie"], w.now(), signin.MaxPending-1) {
 		http.SetCookie(rw, c)
 	}
-	http.SetCookie(rw, flow.Cookie("_pomerium"))
+	http.SetCookie(rw, flow.Cookie(name))
 	target := &url.URL{Scheme: "https", Host: r.Host, Path: r.URL.Path, RawQuery: r.URL.RawQuery}
 	http.Redirect(rw, r, w.keys.SignInURL(signin.SignInLink{
 		Authenticate: w.cfg.AuthenticateURL, Redirect: target, IDPID: w.idpID, Flow: flow.Hash(), MaxAge: time.Duration(w.maxAge.Load()),
+		AdditionalHosts: w.dependsOn(r.Host), Round: signin.Rounds(name, r.Header["Cookie"], w.now()),
 	}, w.now()), http.StatusFound)
+}
+
+func (w *world) dependsOn(host string) []string {
+	for _, route := range w.cfg.Routes {
+		if route.Host == host {
+			return route.DependsOn
+		}
+	}
+	return nil
 }
 
 // session returns the live session that a request's cookies name; those of two
 // sessions name none.
 func (w *world) session(r *http.Request) *databroker.Session {
-	var found *databroker.Session
-	for _, p := range signin.Present("_pomerium", r.Header["Cookie"], "", "", "") {
+	found, err := signin.Choose(signin.Present(w.cfg.Cookie.Name, r.Header["Cookie"], "", "", ""), func(p signin.Presented) (*databroker.Session, error) {
 		c, err := w.keys.OpenCredential(p.Token, w.now())
-		if err != nil {
-			continue
+		if err != nil || !c.GoodFor(r.Host, w.cfg.Cookie.Domain) {
+			return nil, nil
 		}
 		session, err := w.store.Store.Session(r.Context(), c.ID)
-		if err != nil {
-			continue
+		if err != nil || !w.now().Before(session.ExpiresAt) || w.idpID != "" && session.IDPID != w.idpID {
+			return nil, nil
 		}
-		if found != nil && found.ID != session.ID {
-			return nil
-		}
-		found = session
+		return session, nil
+	}, func(session *databroker.Session) string { return session.ID })
+	if err != nil {
+		w.t.Error(err)
 	}
 	return found
 }
@@ -240,6 +252,51 @@ func (b *browser) do(r *http.Request, header ...string) page {
 		b.w.t.Fatal(err)
 	}
 	return page{resp, string(body)}
+}
+
+var refreshed = regexp.MustCompile(`http-equiv="refresh" content="0;url=([^"]+)"`)
+
+// walk is get, and goes on where a page does so by itself.
+func (b *browser) walk(to string) page {
+	b.w.t.Helper()
+	p := b.get(to)
+	for range 20 {
+		next := p.next()
+		if next == "" || p.StatusCode != http.StatusOK {
+			break
+		}
+		p = b.get(next)
+	}
+	return p
+}
+
+// next is where a page goes on by itself, "" for nowhere.
+func (p page) next() string {
+	if m := refreshed.FindStringSubmatch(p.body); m != nil {
+		return html.UnescapeString(m[1])
+	}
+	return ""
+}
+
+// refusing is a jar that does not keep the cookies that it does not like.
+type refusing struct {
+	http.CookieJar
+	refuses func(u *url.URL, c *http.Cookie) bool
+}
+
+func (j refusing) SetCookies(u *url.URL, cookies []*http.Cookie) {
+	var kept []*http.Cookie
+	for _, c := range cookies {
+		if !j.refuses(u, c) {
+			kept = append(kept, c)
+		}
+	}
+	j.CookieJar.SetCookies(u, kept)
+}
+
+// refuse has the browser keep none of the cookies that refuses likes.
+func (b *browser) refuse(refuses func(u *url.URL, c *http.Cookie) bool) {
+	b.Jar = refusing{b.Jar, refuses}
 }
 
 // until follows redirects from to and returns the first URL whose path is

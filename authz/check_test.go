@@ -156,7 +156,7 @@ func TestCredentials(t *testing.T) {
 		{"two cookies of two sessions, and a header", "/", []string{"cookie: _pomerium=" + alice + "; _pomerium=" + carol, "x-pomerium-authorization: " + carol}, "carol"},
 		{"a live cookie besides a dead one", "/", []string{"cookie: _pomerium=" + ghost + "; _pomerium=" + alice}, "alice"},
 		{"two Authorization headers", "/", []string{"authorization: Pomerium " + alice, "authorization: Pomerium " + alice}, ""},
-		{"plain bearer token of ours", "/", []string{"authorization: Bearer " + alice}, ""},
+		{"plain bearer token of ours", "/", []string{"authorization: Bearer " + alice}, "alice"},
 		{"wrong key", "/", []string{"cookie: _pomerium=" + forged}, ""},
 		{"other identity provider", "/", []string{"cookie: _pomerium=" + otherIDP}, ""},
 		{"session of another identity provider", "/", []string{"cookie: _pomerium=" + elsewhere}, ""},
@@ -175,12 +175,13 @@ func TestCredentials(t *testing.T) {
 			if r.allowed {
 				t.Fatal("route public does not exist")
 			}
-			who, err := w.server.identify(context.Background(), w.server.published.Load().Generation, fromProto(call("app", "GET", tt.path, tt.headers...)), w.clock.Now())
+			p := w.server.published.Load()
+			c, err := w.server.identify(context.Background(), p.Generation, p.route("app"), fromProto(call("app", "GET", tt.path, tt.headers...)), w.clock.Now())
 			if err != nil {
 				t.Fatal(err)
 			}
-			if who != nil {
-				got = who.principal.ID
+			if c.who != nil {
+				got = c.who.principal.ID
 			}
 			if got != tt.want {
 				t.Errorf("got %q, want %q", got, tt.want)

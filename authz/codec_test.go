@@ -195,7 +195,12 @@ func FuzzCheck(f *testing.F) {
 - deny: {or: [{invalid_client_certificate: true}]}`)
 	}, nil)
 	w.session("alice", "alice@example.com", nil)
+	api := routeNamed(w.config, "api")
+	api.Bearer, api.SessionIdleTimeout = &config.Bearer{Format: config.BearerJWT, ID: "jwt"}, time.Minute
+	w.server.bearers.judge = &issuer{}
+	w.publish()
 	seeds := []*authv3.CheckRequest{
+		call("api", "GET", "/", "authorization: Bearer \xff"), call("api", "GET", "/", "authorization: bearer a.b", "cookie: _pomerium="+w.sessionToken("alice")),
 		browserCheck("app", "nonsense"),
 		call("app", "POST", "/%zz?pomerium_session=x&y", "authorization: Bearer Pomerium-x", "cookie: \xff=\"; ;=", "accept: a/b;q=x,*/*"),
 		call("app", "GET", "/robots.txt", "x-request-id: \x00\xff"), call("nope", "CONNECT", ""),

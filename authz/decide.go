@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/countersign/countersign/internal/signin"
 	"github.com/countersign/countersign/policy"
 )
 
@@ -30,6 +29,8 @@ const (
 	ClientCertificate
 	// Device is 450: the device is not enrolled or not approved.
 	Device
+	// BadRequest is 400: the request contradicts itself.
+	BadRequest
 	// Allow lets the request through.
 	Allow
 )
@@ -49,6 +50,8 @@ func (o Outcome) String() string {
 		return "client-certificate"
 	case Device:
 		return "device"
+	case BadRequest:
+		return "bad-request"
 	case Allow:
 		return "allow"
 	}
@@ -65,6 +68,8 @@ func decide(route *route, v *verdict, err error) Outcome {
 		return NoRoute
 	case v == nil:
 		return Unavailable
+	case v.ambiguous:
+		return BadRequest
 	case v.effect == policy.Allow:
 		return Allow
 	case v.effect == policy.SignIn:
@@ -84,9 +89,9 @@ type ruling struct {
 	route   *route
 	// at is when the request is judged.
 	at time.Time
-	// who is nil for nobody, and where it did not matter who asks; asked tells
-	// the two apart.
-	who     *identity
+	// caller is nobody, too, where it did not matter who asks; asked tells the two
+	// apart. Where their credentials are refused, nobody knows who asks.
+	caller
 	asked   bool
 	verdict *verdict
 	// input is what the policy looked at.
@@ -112,7 +117,7 @@ func (s *Server) rule(ctx context.Context, p *published, r *request) *ruling {
 		c.err = ctx.Err()
 	}
 	c.outcome = decide(c.route, c.verdict, c.err)
-	if c.err == nil && c.route != nil && c.route.shadow != nil {
+	if c.err == nil && c.route != nil && c.route.shadow != nil && c.refusal == nil {
 		c.shadow = s.shade(ctx, p.Generation, r, c)
 	}
 	return c
@@ -123,8 +128,12 @@ func (s *Server) examine(ctx context.Context, p *published, r *request, c *rulin
 	// A preflight stands for no one: browsers send it without credentials.
 	passes := c.route.passIdentity && !r.Preflight
 	if c.route.judge.readsSession || passes {
-		if c.who, err = s.identify(ctx, p.Generation, r, c.at); err != nil {
+		if c.caller, err = s.identify(ctx, p.Generation, c.route, r, c.at); err != nil {
 			return err
+		}
+		if c.refusal != nil {
+			c.verdict = c.refusal
+			return nil
 		}
 		c.asked = true
 	}
@@ -135,65 +144,6 @@ func (s *Server) examine(ctx context.Context, p *published, r *request, c *rulin
 		c.upstream, err = s.passage(ctx, p.Generation, r, c.who)
 	}
 	return err
-}
-
-// identify returns whoever the first good credential names, or nil. What is
-// broken, expired, revoked, or of another identity provider counts for nothing.
-// So do two cookies that name two live identities: we cannot know which of them
-// the browser's owner meant, and which a neighbouring host planted.
-func (s *Server) identify(ctx context.Context, g *Generation, r *request, now time.Time) (*identity, error) {
-	var authorization string
-	if len(r.Authorization) == 1 {
-		authorization = r.Authorization[0]
-	}
-	_, query := splitPath(r.Path)
-	var cookie *identity
-	quarrel := false
-	for _, c := range signin.Present(g.cookieName, r.Cookies, r.PomeriumAuthorization, authorization, query) {
-		if c.Source != signin.SourceCookie && cookie != nil && !quarrel {
-			break
-		}
-		who, err := s.open(ctx, g, r.Host, c.Token, now)
-		switch {
-		case err != nil:
-			return nil, err
-		case who == nil:
-		case c.Source != signin.SourceCookie:
-			return who, nil
-		case cookie == nil:
-			cookie = who
-		case cookie.principal.ID != who.principal.ID:
-			quarrel = true
-		}
-	}
-	if quarrel {
-		return nil, nil
-	}
-	return cookie, nil
-}
-
-// open returns the live identity that a token names on this host, or nil.
-func (s *Server) open(ctx context.Context, g *Generation, host, token string, now time.Time) (*identity, error) {
-	c, err := g.keys.OpenCredential(token, now)
-	if err != nil || !c.GoodFor(host, g.cookieDomain) {
-		return nil, nil
-	}
-	if c.Kind == signin.KindSession && c.IDPID != g.idpID {
-		return nil, nil
-	}
-	who, err := s.identities.lookup(ctx, c.Kind, c.ID, g.grace)
-	if err != nil {
-		return nil, err
-	}
-	// The record says the same as the token, or the token is not its.
-	matches := who.idpID == c.IDPID
-	if c.Kind == signin.KindServiceAccount {
-		matches = who.principal.UserID == c.UserID
-	}
-	if !who.live(now) || !matches {
-		return nil, nil
-	}
-	return who, nil
 }
 
 // decodePath undoes percent-encoding once, as an upstream does, and refuses

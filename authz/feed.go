@@ -21,13 +21,15 @@ const (
 
 // Run follows the databroker's change feed until ctx is done, and returns nil
 // then. While it does not run, or cannot reach the store, what is remembered
-// of sessions is used for databroker_outage_grace at most.
+// of sessions is used for databroker_outage_grace at most. It also tells the store
+// when sessions were last used, once more before it returns.
 func (s *Server) Run(ctx context.Context) error {
 	f := feed{store: s.identities.store, identities: s.identities, log: s.log}
 	var group sync.WaitGroup
 	defer group.Wait()
 	// What it would read before, the feed would have it read again.
 	f.started = sync.OnceFunc(func() { group.Go(func() { s.identities.records.follow(ctx) }) })
+	group.Go(func() { s.identities.uses.follow(ctx, s.now, s.log) })
 	f.follow(ctx)
 	return nil
 }

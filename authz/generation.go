@@ -2,6 +2,7 @@ package authz
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -31,7 +32,6 @@ type Generation struct {
 	keys         *signin.Keys
 	cookieName   string
 	cookieDomain string
-	idpID        string
 	authenticate *url.URL
 	vantage
 
@@ -61,6 +61,9 @@ type route struct {
 	id, name     string
 	judge        *judge
 	passIdentity bool
+	access
+	// path is where a link to the route leads.
+	path string
 	// from is of the route's own generation: a route that is gone from the
 	// configuration does not see with the eyes of the next one, which may ask
 	// nobody for a certificate.
@@ -92,9 +95,6 @@ func (s *Server) Build(ctx context.Context, cfg *config.Config, keys *signin.Key
 		minter: newMinter(s.ids.Add(1), &cfg.Assertion, ring, s.now),
 		strip:  []string{headerPomeriumAuthorization},
 	}
-	if len(cfg.IDPs) > 0 {
-		g.idpID = cfg.IDPs[0].ID()
-	}
 	g.scrub = []string{headerAssertion, headerOriginal, headerPomeriumAuthorization}
 	for _, h := range g.minter.headers {
 		if strings.Contains(reserved, " "+h.header+" ") || strings.HasPrefix(h.header, ":") {
@@ -119,18 +119,25 @@ func (s *Server) Build(ctx context.Context, cfg *config.Config, keys *signin.Key
 	if err := g.compile(ctx, cfg.Routes, before.compiled); err != nil {
 		return nil, err
 	}
+	var offered []string
+	for _, p := range cfg.OfferedIDPs() {
+		offered = append(offered, p.ID())
+	}
 	for _, c := range cfg.Routes {
 		if g.routes[c.ID] != nil || c.ID == "" {
 			return nil, config.Problems{{Position: c.Position, Message: fmt.Sprintf("route id %q is not unique", c.ID)}}
 		}
-		g.routes[c.ID] = s.newRoute(g, before, c)
+		g.routes[c.ID] = s.newRoute(g, before, c, offered)
 	}
 	g.logged = s.loggedParts(g)
 	return g, nil
 }
 
-func (s *Server) newRoute(g, before *Generation, c *config.Route) *route {
-	t := &route{id: c.ID, name: c.Name, judge: s.judge(g, before, c.Policy), passIdentity: c.PassIdentityHeaders, from: &g.vantage}
+func (s *Server) newRoute(g, before *Generation, c *config.Route, offered []string) *route {
+	t := &route{
+		id: c.ID, name: c.Name, judge: s.judge(g, before, c.Policy), passIdentity: c.PassIdentityHeaders,
+		access: newAccess(c, offered), path: cmp.Or(c.Path, c.Prefix, "/"), from: &g.vantage,
+	}
 	t.attrs = [3]slog.Attr{slog.String("route-id", t.id), slog.String("route", t.name), slog.String("policy", t.judge.name)}
 	t.log = slog.New(s.log.Handler().WithAttrs(t.attrs[:]))
 	if c.ShadowPolicy != nil {

@@ -29,6 +29,13 @@ type settings struct {
 	// certificates.
 	Shadow string `yaml:"policy_shadow"`
 	MTLS   bool   `yaml:"downstream_mtls"`
+	// Lifetime and Idle are the route's, and Later is what passes between the
+	// sign-ins and the request.
+	Lifetime time.Duration `yaml:"session_lifetime"`
+	Idle     time.Duration `yaml:"session_idle_timeout"`
+	Later    time.Duration `yaml:"later"`
+	// Bearer is the route's bearer_token_format. Nobody knows its tokens.
+	Bearer config.BearerFormat `yaml:"bearer_token_format"`
 }
 
 // TestCheck runs the cases of testdata/check: a policy and a request go in, the
@@ -50,17 +57,23 @@ func TestCheck(t *testing.T) {
 			if s.MTLS {
 				cfg.DownstreamMTLS = ca.asked()
 			}
+			r := routeNamed(cfg, "case")
 			if s.Shadow != "" {
-				i := slices.IndexFunc(cfg.Routes, func(r *config.Route) bool { return r.ID == "case" })
-				cfg.Routes[i].ShadowPolicy = parsePolicy(t, s.Shadow)
+				r.ShadowPolicy = parsePolicy(t, s.Shadow)
 			}
+			if s.Bearer != "" {
+				r.Bearer = &config.Bearer{Format: s.Bearer, ID: "bearer"}
+			}
+			r.SessionLifetime, r.SessionIdleTimeout = s.Lifetime, s.Idle
 			for header, claim := range s.Claims {
 				cfg.Assertion.ClaimHeaders = append(cfg.Assertion.ClaimHeaders, config.ClaimHeader{Header: header, Claim: claim})
 			}
 			slices.SortFunc(cfg.Assertion.ClaimHeaders, func(a, b config.ClaimHeader) int { return strings.Compare(a.Header, b.Header) })
 			cfg.Assertion.IssuerFormat, cfg.Assertion.OriginalUserContext = s.Format, s.Context
 		}, map[string]routeDef{"case": {c.Input(t, "policy.yaml"), s.Pass}})
+		w.server.bearers.judge = &issuer{}
 		names := w.people()
+		w.clock.Advance(s.Later)
 		if s.MTLS {
 			for name, until := range map[string]time.Time{"good": noon.Add(time.Hour), "expired": noon.Add(-time.Minute)} {
 				c := ca.client("alice@example.com", noon.Add(-time.Hour), until)

@@ -40,10 +40,13 @@ type identity struct {
 	groups []string
 	// devices are the ids of those that the session was used from, known or not.
 	devices []string
-	// idpID is that of a session.
-	idpID string
+	// idpID and createdAt are those of a session.
+	idpID     string
+	createdAt time.Time
 	// expiresAt is zero for an account that does not expire.
 	expiresAt time.Time
+	// usage is nil but for a session.
+	usage *usage
 
 	verdicts   memo[verdictKey, *verdict]
 	assertions memo[assertionKey, *minted]
@@ -59,7 +62,7 @@ func (i *identity) live(now time.Time) bool {
 func sessionIdentity(s *databroker.Session, known *recordSet) *identity {
 	p := policy.Principal{ID: s.ID, UserID: s.UserID, Claims: s.Claims, AuthTime: authTime(s)}
 	p.Know(known.Records)
-	i := &identity{name: joined(s.Claims["name"]), idpID: s.IDPID, expiresAt: s.ExpiresAt, groups: p.Groups}
+	i := &identity{name: joined(s.Claims["name"]), idpID: s.IDPID, createdAt: s.CreatedAt, expiresAt: s.ExpiresAt, groups: p.Groups}
 	if _, ok := known.Find(policy.RecordDirectoryUser, s.UserID); ok {
 		i.groups = slices.Clone(p.Groups)
 		for _, id := range p.Groups {
@@ -127,6 +130,7 @@ type identities struct {
 	now     func() time.Time
 	records *records
 	known   *cache[*identity]
+	uses    *uses
 	// uncached remembers nothing; only tests set it.
 	uncached bool
 	// contact is when the feed last knew that it had missed nothing, in
@@ -155,6 +159,7 @@ func newIdentities(store databroker.Store, now func() time.Time, ids *atomic.Uin
 		store:   store,
 		now:     now,
 		known:   newCache[*identity](maxIdentities),
+		uses:    newUses(store),
 		flights: map[string]*flight{},
 	}
 	c.records = newRecords(store, now, ids)
@@ -257,6 +262,7 @@ func (c *identities) load(ctx context.Context, kind databroker.Kind, id string, 
 			var known *recordSet
 			if known, err = c.records.get(ctx, grace, c.records.known); err == nil {
 				found = sessionIdentity(s, known)
+				found.usage = c.uses.of(s)
 			}
 		}
 	}

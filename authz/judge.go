@@ -60,6 +60,8 @@ type verdict struct {
 	allowed, denied string
 	// line is where the criterion stands that decided, 0 if none did.
 	line int
+	// ambiguous is set where two credentials contradict each other.
+	ambiguous bool
 }
 
 func newVerdict(d policy.Decision) *verdict {
@@ -207,14 +209,11 @@ func (j *judge) ask(ctx context.Context, in *policy.Input, key verdictKey, memo 
 			return v, nil
 		}
 	}
-	if j.turns != nil {
-		select {
-		case j.turns <- struct{}{}:
-			defer func() { <-j.turns }()
-		case <-ctx.Done():
-			return nil, fmt.Errorf("wait to evaluate rules in Rego: %w", ctx.Err())
-		}
+	leave, err := j.turn(ctx)
+	if err != nil {
+		return nil, err
 	}
+	defer leave()
 	d, err := j.evaluator.Evaluate(ctx, in)
 	if err == nil {
 		err = ctx.Err()
@@ -227,6 +226,19 @@ func (j *judge) ask(ctx context.Context, in *policy.Input, key verdictKey, memo 
 		memo.put(key, v)
 	}
 	return v, nil
+}
+
+// turn waits until the policy may be evaluated. Whoever has it leaves.
+func (j *judge) turn(ctx context.Context) (leave func(), err error) {
+	if j.turns == nil {
+		return func() {}, nil
+	}
+	select {
+	case j.turns <- struct{}{}:
+		return func() { <-j.turns }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait to evaluate rules in Rego: %w", ctx.Err())
+	}
 }
 
 // methodOK reports whether a method has no small letter.

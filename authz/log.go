@@ -199,6 +199,9 @@ func (c *ruling) attrs(attrs []slog.Attr) []slog.Attr {
 	if c.loggedIdentity() == nil && (c.asked || c.shadow != nil && c.shadow.asked) {
 		attrs = append(attrs, slog.Bool("anonymous", true))
 	}
+	if c.lapse != (lapse{}) {
+		attrs = append(attrs, slog.String("lapse", c.lapse.code), slog.String("lapsed-session-id", c.lapse.session))
+	}
 	if certificate := c.input.Request.Certificate; certificate != nil {
 		attrs = append(attrs, slog.String("certificate", certificate.Fingerprint))
 	}

@@ -39,12 +39,16 @@ const (
 	statusClientCertificate = 495
 )
 
-func answerTo(o Outcome, maxAge time.Duration) answer {
-	switch o {
+func answerTo(c *ruling) answer {
+	switch c.outcome {
 	case NoRoute:
 		return answer{http.StatusNotFound, codes.Unimplemented, "no-such-route",
 			"Nothing here", "No application is served at this address."}
 	case Forbidden:
+		if c.refusal != nil {
+			return answer{http.StatusForbidden, codes.PermissionDenied, codeBadBearer,
+				"Token refused", "The bearer token of this request does not say who you are."}
+		}
 		return answer{http.StatusForbidden, codes.PermissionDenied, "forbidden",
 			"Access denied", "The policy of this application does not let this request through."}
 	case ClientCertificate:
@@ -53,8 +57,14 @@ func answerTo(o Outcome, maxAge time.Duration) answer {
 	case Device:
 		return answer{statusDevice, codes.PermissionDenied, "device",
 			"Device not approved", "This application may only be used from a device that is enrolled and approved."}
+	case BadRequest:
+		return answer{http.StatusBadRequest, codes.InvalidArgument, "bad-request",
+			"One credential too many", "The request brings a bearer token and a session of this site. Whose it is cannot be said."}
 	case SignIn:
-		if maxAge > 0 {
+		if c.lapse.limit > 0 {
+			return answer{http.StatusUnauthorized, codes.Unauthenticated, c.lapse.code, "Sign in again", c.lapse.sentence()}
+		}
+		if maxAge := c.maxAge(); maxAge > 0 {
 			return answer{http.StatusUnauthorized, codes.Unauthenticated, "sign-in-too-old",
 				"Sign in again", "You signed in too long ago for this application. It asks for a sign-in that is at most " + pages.Span(maxAge) + " old."}
 		}
@@ -69,8 +79,7 @@ func answerTo(o Outcome, maxAge time.Duration) answer {
 // deny writes the answer to a request that goes no further. p is nil where no
 // configuration was published or something panicked.
 func (s *Server) deny(p *published, r *request, c *ruling) *response {
-	maxAge := c.maxAge()
-	a := answerTo(c.outcome, maxAge)
+	a := answerTo(c)
 	resp := &response{Code: a.code, Status: a.status, Header: []field{
 		{"cache-control", "no-store"},
 		{"vary", "Accept, Authorization, Cookie, Sec-Fetch-Mode, X-Pomerium-Authorization"},
@@ -87,8 +96,8 @@ func (s *Server) deny(p *published, r *request, c *ruling) *response {
 	case Unavailable:
 		resp.add("retry-after", retryAfter)
 	case SignIn:
-		if !r.bringsToken() && r.startsFlow() {
-			flow, cookies, err := s.startFlow(p.Generation, r, maxAge)
+		if !c.bearer && !r.bringsToken() && r.startsFlow() {
+			flow, cookies, err := s.startFlow(p.Generation, r, c)
 			if err != nil {
 				c.outcome, c.err = Unavailable, err
 				return s.deny(p, r, c)
@@ -101,7 +110,11 @@ func (s *Server) deny(p *published, r *request, c *ruling) *response {
 			resp.add("location", link)
 			return resp
 		}
-		resp.add("www-authenticate", challenge(r, maxAge))
+		resp.add("www-authenticate", challenge(r, c))
+	case Forbidden, BadRequest:
+		if c.refusal != nil {
+			resp.add("www-authenticate", challenge(r, c))
+		}
 	}
 	resp.add("x-pomerium-intercepted-response", "true")
 	s.body(resp, a, r, c, link)
@@ -111,16 +124,31 @@ func (s *Server) deny(p *published, r *request, c *ruling) *response {
 
 // maxAge is how old the sign-in may be that the answer asks for, 0 for any age.
 func (c *ruling) maxAge() time.Duration {
-	if c.verdict == nil || c.outcome != SignIn {
+	switch {
+	case c.verdict == nil || c.outcome != SignIn:
 		return 0
+	case c.lapse.limit > 0:
+		return c.lapse.limit
 	}
 	return c.verdict.maxAge
 }
 
-// challenge says what a program should bring: a token (RFC 6750), or a fresher
-// sign-in (RFC 9470).
-func challenge(r *request, maxAge time.Duration) string {
-	switch {
+// sentence tells whoever comes with a session that has lapsed.
+func (l lapse) sentence() string {
+	if l.code == codeIdle {
+		return "You were away for more than " + pages.Span(l.limit) + ", so this application asks you to sign in again."
+	}
+	return "You signed in more than " + pages.Span(l.limit) + " ago, so this application asks you to sign in again."
+}
+
+// challenge says what a program should bring: a token, a better one or only one
+// (RFC 6750), or a fresher sign-in (RFC 9470).
+func challenge(r *request, c *ruling) string {
+	switch maxAge := c.maxAge(); {
+	case c.outcome == BadRequest:
+		return `Bearer realm="countersign", error="invalid_request"`
+	case c.refusal != nil:
+		return `Bearer realm="countersign", error="invalid_token"`
 	case maxAge > 0:
 		return fmt.Sprintf(`Bearer error="insufficient_user_authentication", error_description="The sign-in must be at most %s old", max_age="%d"`,
 			pages.Span(maxAge), wholeSeconds(maxAge))
@@ -187,7 +215,7 @@ func explain(c *ruling, r *request) []string {
 // refused reports whether the policy said no, whatever for, and not only that it
 // has to know who asks.
 func (c *ruling) refused() bool {
-	return c.outcome == Forbidden || c.outcome == ClientCertificate || c.outcome == Device
+	return c.outcome == Forbidden || c.outcome == ClientCertificate || c.outcome == Device || c.outcome == BadRequest
 }
 
 // sentence tells nothing that may be all it takes to get in, such as the value that
@@ -213,6 +241,8 @@ func codeList(c *ruling) []string {
 				out = append(out, r.Code)
 			}
 		}
+	case c.outcome == SignIn && c.lapse.limit > 0:
+		out = append(out, c.lapse.code)
 	case c.maxAge() > 0:
 		out = append(out, "auth-time-unauthorized")
 	case c.outcome == SignIn:
@@ -254,6 +284,8 @@ func remedy(c *ruling) string {
 		return "Choose the certificate that you were given for this application. Browsers ask once and then remember: to be asked again, close all windows or use a private one. If you have no certificate, ask whoever runs this application."
 	case c.outcome == Device:
 		return "Use a device that is approved. To have this one approved, send whoever runs this application the request id."
+	case c.refusal != nil:
+		return otherRemedy(c)
 	case c.forItself():
 		return "Another account would not help: what does not fit is the request, such as where it comes from, when it is made or what it asks for. If it should be let through, send whoever runs this application the request id."
 	case c.who != nil:
@@ -292,6 +324,10 @@ func otherRemedy(c *ruling) string {
 		return "Connect again with a certificate that this application accepts, and send its intermediate certificates too."
 	case c.outcome == Device:
 		return remedy(c)
+	case c.outcome == BadRequest:
+		return "Send the bearer token or the session of this site, not both: leave the cookie out, or the Authorization header."
+	case c.refusal != nil:
+		return "Get a new token from the identity provider and repeat the request."
 	case c.maxAge() > 0:
 		return "Sign in again and repeat the request."
 	}
@@ -341,7 +377,7 @@ func (r *request) startsFlow() bool {
 }
 
 // startFlow makes a sign-in link and the cookies that bind it to this browser.
-func (s *Server) startFlow(g *Generation, r *request, maxAge time.Duration) (link string, cookies []field, err error) {
+func (s *Server) startFlow(g *Generation, r *request, c *ruling) (link string, cookies []field, err error) {
 	if g.authenticate == nil {
 		return "", nil, fmt.Errorf("start sign-in: no authenticate_service_url")
 	}
@@ -350,9 +386,15 @@ func (s *Server) startFlow(g *Generation, r *request, maxAge time.Duration) (lin
 	if err != nil {
 		return "", nil, fmt.Errorf("start sign-in: %w", err)
 	}
-	link = g.keys.SignInURL(signin.SignInLink{
-		Authenticate: g.authenticate, Redirect: r.target(), IDPID: g.idpID, Flow: flow.Hash(), MaxAge: maxAge,
-	}, now)
+	ask := signin.SignInLink{
+		Authenticate: g.authenticate, Redirect: r.target(), IDPID: c.route.provider(), Flow: flow.Hash(),
+		MaxAge: c.maxAge(), AdditionalHosts: c.route.dependsOn,
+	}
+	if r.navigation() {
+		// Anybody else is not sent anywhere, and so cannot go round in circles.
+		ask.Round = signin.Rounds(g.cookieName, r.Cookies, now)
+	}
+	link = g.keys.SignInURL(ask, now)
 	set := append([]*http.Cookie{flow.Cookie(g.cookieName)},
 		signin.StaleFlows(g.cookieName, r.Cookies, now, signin.MaxPending-1)...)
 	for _, c := range set {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/countersign/countersign/config"
+	"github.com/countersign/countersign/internal/signin"
 	"github.com/countersign/countersign/policy"
 )
 
@@ -81,5 +82,25 @@ func BenchmarkVerdict(b *testing.B) {
 		if err != nil || v.effect != policy.Allow {
 			b.Fatal(v, err)
 		}
+	}
+}
+
+// BenchmarkAccessible lists the routes of one person, of 10,000 with as many policies
+// as distinct.
+func BenchmarkAccessible(b *testing.B) {
+	for _, distinct := range []int{100, 1_000} {
+		b.Run(fmt.Sprintf("distinct=%d", distinct), func(b *testing.B) {
+			w := newWorld(b, nil, nil)
+			w.config.Routes = manyRoutes(b, 10_000, distinct)
+			w.publish()
+			w.session("s", "bob@company0.com", nil)
+			w.follow()
+			for b.Loop() {
+				open, err := w.server.Accessible(b.Context(), Asker{Kind: signin.KindSession, ID: "s"})
+				if err != nil || len(open) != 10_000/distinct {
+					b.Fatal(len(open), err)
+				}
+			}
+		})
 	}
 }

@@ -3,12 +3,20 @@
 // the headers to send on or the answer to give instead.
 //
 // It matches no paths (Envoy names the route), signs nobody in (package authn
-// does), and writes nothing to the store. What it publishes is immutable and
+// does), and writes nothing to the store but when sessions were last used. What it publishes is immutable and
 // loaded once per check. On the way of a request whose session is known there
 // is no lock and no I/O: sessions, decisions, assertions, client certificates and
 // verified assertions of others are remembered under keys that hold all they
 // depend on, and each memory is bounded. The records that policies look up are all
 // in memory. Only rules in Rego, which may take long, wait for one another.
+//
+// Who asks is decided for each route: one takes the sessions of the providers that
+// it names or that are offered, of no others, and none that is older, or longer out
+// of use, than it says. Such a session is nobody there, and who is asked to sign in
+// for it alone is told why. On a route with a bearer_token_format a provider's token
+// is a session too, good for that setting alone; one that is no good is refused
+// before the policy is asked, and so is one that comes together with a session where
+// the two contradict each other.
 //
 // A shadow policy is asked beside a route's own, counted and logged, and changes
 // nothing. ParseCheck reads the decision log back.
@@ -20,11 +28,9 @@ package authz
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"io"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -34,15 +40,14 @@ import (
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
 
-	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/databroker"
-	"github.com/countersign/countersign/internal/signin"
 )
 
 // Config is what a Server needs. Store is required; the others have useful zero
 // values.
 type Config struct {
-	// Store has the sessions, the service accounts and the records.
+	// Store has the sessions, the service accounts and the records. It is told when
+	// sessions were last used, while Run runs.
 	Store databroker.Store
 	// Log gets one line per decision, at level info. Nil logs nothing.
 	Log *slog.Logger
@@ -58,40 +63,13 @@ type Config struct {
 	HTTPClient *http.Client
 }
 
-// Bearer knows whose a token of an identity provider is.
-type Bearer interface {
-	// BearerSession returns the id of the stored session that a bearer token stands
-	// for on routes with these settings, made at first. Its error is ErrBearer for a
-	// token that is no good, anything else where that cannot be found out. The
-	// session's IDPID is b.ID, and it ends when the token does.
-	BearerSession(ctx context.Context, b *config.Bearer, token string) (sessionID string, err error)
-}
-
-// ErrBearer reports a bearer token that is no good. Its text goes to the client.
-var ErrBearer = errors.New("invalid bearer token")
-
-// Asker is who wants to know which routes are open to them.
-type Asker struct {
-	// Kind and ID name a session or a service account; the zero value is nobody.
-	Kind signin.Kind
-	ID   string
-	// Address is the client's, the zero value if it is not known.
-	Address netip.Addr
-}
-
-// Accessible returns the ids of the routes that would let a request in, GET / of the
-// asker made now, with no certificate and no header; routes whose policy looks at
-// something else of a request are in it if they would let some request in.
-func (s *Server) Accessible(ctx context.Context, who Asker) (map[string]bool, error) {
-	return nil, errors.New("list routes: not there")
-}
-
 // Server is an authorization server. Until the first Publish it answers every
 // check with Unavailable.
 type Server struct {
 	authv3.UnimplementedAuthorizationServer
 
 	identities *identities
+	bearers    *bearers
 	log        *slog.Logger
 	now        func() time.Time
 	rand       io.Reader
@@ -138,6 +116,7 @@ func New(c Config) *Server {
 	s.turns = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1))
 	s.identities = newIdentities(c.Store, c.Now, &s.ids)
 	s.identities.records.log = c.Log
+	s.bearers = newBearers(c.Bearer)
 	return s
 }
 
@@ -164,8 +143,12 @@ func (s *Server) Publish(g *Generation) {
 // needed.
 func (s *Server) publish(p *published) {
 	var types []string
+	var idle time.Duration
 	for _, routes := range [2]map[string]*route{p.gone, p.routes} {
 		for _, t := range routes {
+			if t.idle > 0 && (idle == 0 || t.idle < idle) {
+				idle = t.idle
+			}
 			types = append(types, t.judge.reads.Records...)
 			if t.shadow != nil {
 				types = append(types, t.shadow.judge.reads.Records...)
@@ -173,6 +156,7 @@ func (s *Server) publish(p *published) {
 		}
 	}
 	s.identities.records.want(types)
+	s.identities.uses.within(idle)
 	s.published.Store(p)
 }
 

@@ -71,10 +71,12 @@ func (s *Server) shade(ctx context.Context, g *Generation, r *request, c *ruling
 	limited, cancel := context.WithTimeout(ctx, shadowTimeout)
 	defer cancel()
 	if ruled.who = c.who; shadow.judge.readsSession && !c.asked {
-		ruled.who, ruled.err = s.identify(limited, g, r, c.at)
-		ruled.asked = ruled.err == nil
+		var caller caller
+		caller, ruled.err = s.identify(limited, g, c.route, r, c.at)
+		ruled.who, ruled.verdict = caller.who, caller.refusal
+		ruled.asked = ruled.err == nil && ruled.verdict == nil
 	}
-	if ruled.err == nil {
+	if ruled.err == nil && ruled.verdict == nil {
 		ruled.verdict, ruled.err = s.verdict(limited, c.route.from, shadow.judge, ruled.who, r, c.at, &ruled.input)
 	}
 	switch {

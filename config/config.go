@@ -127,6 +127,9 @@ type IdentityProvider struct {
 	// AccessTokenAudiences are what aud of an access token must name one of where
 	// bearer tokens are the provider's; nil for no check.
 	AccessTokenAudiences []string
+
+	// id is ID, set by Load, which nobody needs to work out again.
+	id string
 }
 
 // Parameter is a query parameter.
@@ -162,7 +165,8 @@ type Bearer struct {
 	ID string
 	// IDPs are the providers whose tokens count; none for jwt.
 	IDPs []*IdentityProvider
-	// Audiences are idp_access_token_allowed_audiences; nil for no check.
+	// Audiences are the idp_access_token_allowed_audiences of the route, or what all
+	// of IDPs agree on; nil for no check.
 	Audiences []string
 	// Issuers are those of identity_providers, for jwt alone.
 	Issuers []*TokenIssuer
@@ -260,7 +264,8 @@ type Route struct {
 	// IDP is the ID of the one provider that the route's sessions are made with,
 	// "" for any that is Offered.
 	IDP string
-	// DependsOn are hosts of other routes that a sign-in here signs in at, too.
+	// DependsOn are hosts of other routes that a sign-in here signs in at, too: at
+	// most 5, in lower case, with the port that people reach them at unless it is 443.
 	DependsOn []string
 	// SessionLifetime is how old a session may be here, and SessionIdleTimeout how
 	// long it may go unused, before the person must sign in again; 0 for any.

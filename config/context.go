@@ -35,10 +35,6 @@ func (l *loader) assertion(s settings) {
 	if v, ok := s["original_user_context_issuers"]; ok {
 		a.OriginalUserContextIssuers = l.trustedIssuers(v)
 	}
-	l.cfg.Programs.RedirectDomains = []string{"localhost"}
-	if v, ok := s["programmatic_redirect_domain_whitelist"]; ok {
-		l.cfg.Programs.RedirectDomains = l.redirectDomains(v)
-	}
 }
 
 // claimHeaders reads a map of headers to claims, or a list of claims that
@@ -111,19 +107,6 @@ func (l *loader) trustedIssuers(v value) []TrustedIssuer {
 		}
 		seen[t.Issuer] = true
 		list = append(list, t)
-	}
-	return list
-}
-
-func (l *loader) redirectDomains(v value) []string {
-	list := []string{}
-	for _, e := range l.items(v) {
-		host, err := hostname(e.text, false)
-		if err != nil {
-			l.problem(e.at, "write a host name alone", "%s: %v", v.key, err)
-			continue
-		}
-		list = append(list, host)
 	}
 	return list
 }

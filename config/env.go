@@ -83,7 +83,7 @@ func (l *loader) override(s settings, k Key, text string, env map[string]string)
 		if v, ok := l.envRoutes(text); ok {
 			s["policy"] = v
 		}
-	case k.Name == "set_response_headers":
+	case k.Name == "set_response_headers", k.Name == "idp_request_params":
 		if v, ok := l.envMap(k.Env, k.Name, text); ok {
 			s[k.Name] = v
 		}

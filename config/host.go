@@ -64,6 +64,10 @@ func validPort(u *url.URL) bool {
 	if port == "" {
 		return !strings.HasSuffix(u.Host, ":")
 	}
+	return validPortNumber(port)
+}
+
+func validPortNumber(port string) bool {
 	n, err := strconv.ParseUint(port, 10, 16)
 	return err == nil && n > 0
 }

@@ -6,86 +6,9 @@ import (
 	"net/url"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 )
-
-// Missing are the keys without which nobody can sign in, in the order of the
-// reference; it is empty where the provider is complete.
-func (p *IdentityProvider) Missing() []string {
-	var missing []string
-	for _, k := range []struct{ key, text string }{
-		{"idp_provider_url", p.URL},
-		{"idp_client_id", p.ClientID},
-		{"idp_client_secret", p.ClientSecret},
-	} {
-		if k.text == "" {
-			missing = append(missing, k.key)
-		}
-	}
-	return missing
-}
-
-func (l *loader) provider(s settings) {
-	before := len(l.problems)
-	idp := &IdentityProvider{Offered: true, Position: Position{File: l.path}}
-	idp.Provider = "oidc"
-	idp.Scopes = []string{"openid", "profile", "email", "offline_access"}
-	given := false
-	for _, key := range []string{"idp_provider", "idp_provider_url", "idp_client_id", "idp_client_secret", "idp_client_secret_file", "idp_scopes"} {
-		_, ok := s[key]
-		given = given || ok
-	}
-	if given {
-		l.cfg.IDPs = []*IdentityProvider{idp}
-	}
-	if v, ok := s["idp_provider"]; ok {
-		l.providerKind(v)
-	}
-	if v, ok := s["idp_provider_url"]; ok {
-		idp.URL = l.providerURL(v, "anyone on the way to it can read the client secret and sign in as anybody")
-	}
-	if v, ok := s["idp_client_id"]; ok {
-		idp.ClientID, _ = l.text(v)
-	}
-	_, idp.ClientSecret, _ = l.secretText(s, "idp_client_secret")
-	if v, ok := s["idp_scopes"]; ok {
-		idp.Scopes = l.texts(v)
-		if !slices.Contains(idp.Scopes, "openid") {
-			l.problem(v.at(), "add openid: without it the provider says nothing about the user", "idp_scopes lacks openid")
-		}
-		for _, e := range idp.Scopes {
-			if strings.ContainsFunc(e, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' }) {
-				l.problem(v.at(), "write a list, one scope an entry", "idp_scopes: %q is not a scope", clip(e))
-			}
-		}
-	}
-	if missing := idp.Missing(); len(missing) > 0 && !l.failedSince(before) {
-		l.warn(Position{File: l.path}, "routes that need a user answer 503", "nobody can sign in: %s %s not set", strings.Join(missing, ", "), areIs(len(missing)))
-	}
-}
-
-func areIs(n int) string {
-	if n == 1 {
-		return "is"
-	}
-	return "are"
-}
-
-func (l *loader) providerKind(v value) {
-	s, ok := l.text(v)
-	if !ok {
-		return
-	}
-	switch strings.ToLower(s) {
-	case "oidc":
-	case "google", "azure", "okta", "ping", "auth0", "cognito", "gitlab", "onelogin", "github", "apple", "hosted":
-		l.problem(v.at(), "most providers work as oidc, with idp_provider_url", "idp_provider: %s is not supported yet", s)
-	default:
-		l.problem(v.at(), "write oidc", "idp_provider: unknown provider %q", clip(s))
-	}
-}
 
 // providerURL reads the URL of something that we trust to say who people are:
 // https, or http where nobody can listen in. Exposed says what http elsewhere

@@ -69,17 +69,26 @@ func serverKeys() []Key {
 
 func identityKeys() []Key {
 	return []Key{
-		{Name: "idp_provider", Type: "oidc", Default: "oidc", Doc: "The kind of identity provider."},
-		{Name: "idp_provider_url", Type: "URL", Doc: "The issuer of the OpenID Connect provider."},
+		{Name: "idp_provider", Type: strings.Join(kindNames(), ", "), Default: "oidc", Doc: "The kind of identity provider."},
+		{Name: "idp_provider_url", Type: "URL", Default: "that of google, azure, gitlab, github and apple", Doc: "The issuer of the OpenID Connect provider."},
 		{Name: "idp_client_id", Type: "string", Doc: "Our client id at the provider."},
 		{Name: "idp_client_secret", Type: "string", Doc: "Our client secret at the provider."},
 		{Name: "idp_client_secret_file", Type: "path", Doc: "A file that holds idp_client_secret."},
-		{Name: "idp_scopes", Type: "list", Default: "openid, profile, email, offline_access", Doc: "The scopes that a sign-in asks for."},
+		{Name: "idp_scopes", Type: "list", Default: "those of the kind of provider; for oidc openid, profile, email, offline_access", Doc: "The scopes that a sign-in asks for."},
+		{Name: "idp_request_params", Type: "map of name to value", Doc: "What is added to the address at the provider that a sign-in goes to."},
+		{Name: "idp_access_token_allowed_audiences", Type: "list", Default: "no check", Doc: "What access tokens must name one of in aud, where bearer_token_format is idp_access_token."},
+		{Name: "idps", Type: "list of {name, label, provider, provider_url, client_id, client_secret, client_secret_file, scopes, request_params, access_token_allowed_audiences}, or map of name to the rest", Doc: "More identity providers. People choose among all of them where a route names none with idp; label is what they see. The ids of their users begin with the name and a slash."},
+		{Name: "identity_providers", Type: "map of name to {issuer, jwks_url, supported_algs, audiences}", Doc: "Who signs the tokens that routes take with bearer_token_format jwt. jwks_url is found by discovery and supported_algs are RS256, ES256 and EdDSA where they are left out."},
+		{Name: "bearer_token_format", Type: "default, idp_access_token, idp_identity_token or jwt", Default: "default", Doc: "What Authorization: Bearer holds besides tokens of our own: nothing else, a token of the identity provider, or one signed by identity_providers."},
 		{Name: "cookie_name", Type: "string", Default: "_pomerium", Doc: "The name of the session cookie."},
 		{Name: "cookie_domain", Type: "domain", Default: "the route's host only", Doc: "The domain of the session cookie."},
 		{Name: "cookie_http_only", Type: "bool", Default: "true", Doc: "Hide the session cookie from scripts."},
 		{Name: "cookie_expire", Type: "duration", Default: "14h", Doc: "The lifetime of a session and its cookie."},
 		{Name: "cookie_same_site", Type: "strict, lax or none", Default: "the browser's", Doc: "SameSite of the session cookie."},
+		{Name: "session_lifetime", Type: "duration", Default: "cookie_expire", Doc: "How old a session may grow before its person must sign in again, on routes that do not say; 0 for any age."},
+		{Name: "session_idle_timeout", Type: "duration", Default: "none", Doc: "How long a session may go unused before its person must sign in again, on routes that do not say; 0 for any time."},
+		{Name: "signout_redirect_url", Type: "URL", Default: "our own page", Doc: "Where a sign-out leads that names no target."},
+		{Name: "signout_redirect_domain_whitelist", Type: "list", Default: "the host of signout_redirect_url", Doc: "Hosts, besides ours, that a sign-out may lead to."},
 		{Name: "pass_identity_headers", Type: "bool", Default: "false", Doc: "Send the assertion and claim headers upstream."},
 		{Name: "jwt_claims_headers", Type: "map of header to claim, or list of claims", Doc: "Unsigned headers copied from claims."},
 		{Name: "jwt_issuer_format", Type: "hostOnly or uri", Default: "iss is pomerium-proxy", Doc: "The issuer claim of the assertion."},
@@ -87,12 +96,15 @@ func identityKeys() []Key {
 		{Name: "original_user_context", Type: "verified or as_provided", Default: "verified", Doc: "Which X-Pomerium-Jwt-Assertion-For is passed on."},
 		{Name: "original_user_context_issuers", Type: "list of {issuer, jwks_url, audiences}", Doc: "Outside signers of X-Pomerium-Jwt-Assertion-For."},
 		{Name: "programmatic_redirect_domain_whitelist", Type: "list", Default: "localhost", Doc: "Hosts that a programmatic sign-in may redirect to."},
+		{Name: "programmatic_allowed_audiences", Type: "list", Default: "our own client ids", Doc: "More client ids whose ID tokens may be exchanged for a token of ours."},
 	}
 }
 
 func routeKeys() []Key {
 	return []Key{
 		{Name: "name", Type: "string", Default: "from", Doc: "What logs and pages call the route."},
+		{Name: "description", Type: "string", Doc: "What the list of routes says about the route."},
+		{Name: "logo_url", Type: "https URL, path or data:image/ URL", Doc: "The picture that the list of routes shows."},
 		{Name: "from", Type: "URL", Doc: "The public address, without a path; the host may hold *."},
 		{Name: "to", Type: "URL or list of URL[,weight]", Doc: "The upstreams; http, https or h2c."},
 		{Name: "prefix", Type: "string", Default: "every path", Doc: "Match paths that begin with this text."},
@@ -105,6 +117,16 @@ func routeKeys() []Key {
 		{Name: "allowed_users", Type: "list", Doc: "User ids and e-mail addresses to let in."},
 		{Name: "allowed_domains", Type: "list", Doc: "E-mail domains to let in."},
 		{Name: "allowed_idp_claims", Type: "map of claim to value or list", Doc: "Claims of which one value lets its owner in."},
+		{Name: "idp", Type: "name of one of idps, or default", Default: "any that people choose", Doc: "The one provider whose sessions count; default is that of the idp_* keys."},
+		{Name: "idp_client_id", Type: "string", Default: "the provider's", Doc: "A client of the route's own at the provider; its sessions count for no other client."},
+		{Name: "idp_client_secret", Type: "string", Doc: "The secret of idp_client_id."},
+		{Name: "idp_client_secret_file", Type: "path", Doc: "A file that holds idp_client_secret."},
+		{Name: "depends_on", Type: "list", Doc: "Hosts of other routes, at most 5, that a sign-in here signs in at, too."},
+		{Name: "session_lifetime", Type: "duration", Default: "the global one", Doc: "How old a session may grow here before its person must sign in again; 0 for any age."},
+		{Name: "session_idle_timeout", Type: "duration", Default: "the global one", Doc: "How long a session may go unused before its person must sign in again; 0 for any time."},
+		{Name: "bearer_token_format", Type: "default, idp_access_token, idp_identity_token or jwt", Default: "the global one", Doc: "What Authorization: Bearer holds besides tokens of our own."},
+		{Name: "idp_access_token_allowed_audiences", Type: "list", Default: "those of the providers", Doc: "What access tokens must name one of in aud."},
+		{Name: "identity_providers", Type: "list of names", Default: "all", Doc: "Those of the global identity_providers whose tokens count."},
 		{Name: "cors_allow_preflight", Type: "bool", Default: "false", Doc: "Let CORS preflight requests through."},
 		{Name: "pass_identity_headers", Type: "bool", Default: "the global one", Doc: "Send the assertion and claim headers upstream."},
 		{Name: "set_request_headers", Type: "map", Doc: "Headers set on the request to the upstream; $$ stands for $."},
@@ -133,7 +155,7 @@ type table struct {
 
 func newTables() (global, route table) {
 	global = table{what: "", supported: map[string]bool{}, unsupported: unsupportedGlobal(), removed: removedGlobal(), ignored: ignoredGlobal(), elsewhere: map[string]string{}}
-	route = table{what: "route", supported: map[string]bool{}, unsupported: unsupportedRoute(), removed: removedRoute(), ignored: ignoredRoute(), elsewhere: map[string]string{}}
+	route = table{what: "route", supported: map[string]bool{}, unsupported: unsupportedRoute(), removed: removedRoute(), elsewhere: map[string]string{}}
 	for _, k := range Keys() {
 		if k.Route {
 			route.supported[k.Name] = true
@@ -180,8 +202,7 @@ func unsupportedGlobal() map[string]string {
 		autocert_must_staple autocert_dir autocert_trusted_ca autocert_trusted_ca_file
 		authenticate_internal_service_url authorize_service_url authorize_service_urls authorize_internal_service_url
 		databroker_service_url databroker_service_urls databroker_internal_service_url
-		grpc_address grpc_insecure grpc_client_timeout signout_redirect_url idp_request_params
-		idp_access_token_allowed_audiences bearer_token_format identity_providers jwt_groups_filter
+		grpc_address grpc_insecure grpc_client_timeout jwt_groups_filter
 		timeout_read timeout_write timeout_idle use_proxy_protocol
 		codec_type allow_upgrades merge_slashes normalize_path path_with_escaped_slashes_action headers_with_underscores_action
 		dns_lookup_family dns_query_timeout dns_query_tries dns_refresh_rate dns_failure_refresh_rate dns_udp_max_queries
@@ -238,8 +259,7 @@ func unsupportedRoute() map[string]string {
 		redirect response regex_priority_order
 		host_rewrite host_rewrite_header host_path_regex_rewrite_pattern host_path_regex_rewrite_substitution
 		allow_spdy allow_upgrades sub_policies rewrite_response_headers
-		jwt_issuer_format jwt_groups_filter bearer_token_format idp_access_token_allowed_audiences identity_providers
-		idp_client_id idp_client_secret depends_on show_error_details tls_server_name tls_upstream_server_name
+		jwt_issuer_format jwt_groups_filter show_error_details tls_server_name tls_upstream_server_name
 		tls_downstream_server_name tls_client_cert tls_client_key tls_client_cert_file
 		tls_client_key_file tls_upstream_allow_renegotiation tls_downstream_client_ca tls_downstream_client_ca_file
 		kubernetes_service_account_token kubernetes_service_account_token_file
@@ -259,8 +279,6 @@ func removedRoute() map[string]string {
 		"least_request_lb_config":  "choose a load_balancing_policy (not supported yet)",
 	}
 }
-
-func ignoredRoute() map[string]string { return names("description logo_url") }
 
 // nearest is the supported key that a misspelt one most likely means, or "".
 func (t table) nearest(key string) string {

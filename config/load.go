@@ -85,6 +85,10 @@ type loader struct {
 	authorities map[string]authority
 	named       map[string]*namedPolicy
 	lints       lint
+	idps        providerSet
+	bearers     bearerSet
+	ages        ages
+	dependent   []dependent
 }
 
 func parse(path, absolute string, content []byte, opts LoadOptions, files *fileSet) (*Config, error) {
@@ -95,6 +99,10 @@ func parse(path, absolute string, content []byte, opts LoadOptions, files *fileS
 		opts: opts, path: path, dir: filepath.Dir(absolute), files: files,
 		cfg: &Config{Path: absolute}, authorities: map[string]authority{},
 		named: map[string]*namedPolicy{}, lints: lint{linted: map[string]bool{}, found: map[policy.Problem]*finding{}},
+		idps: providerSet{
+			named: map[string]*IdentityProvider{}, clients: map[string]*IdentityProvider{}, secretAt: map[*IdentityProvider]Position{},
+		},
+		bearers: bearerSet{known: map[string]*Bearer{}},
 	}
 	l.global, l.route = newTables()
 
@@ -115,13 +123,18 @@ func parse(path, absolute string, content []byte, opts LoadOptions, files *fileS
 
 	l.server(s)
 	l.secrets(s)
-	l.provider(s)
+	l.providers(s)
 	l.cookie(s)
+	l.sessions(s)
 	l.assertion(s)
+	l.programs(s)
+	l.bearerTokens(s)
 	l.databroker(s)
 	l.downstreamMTLS(s)
 	l.policies(s)
 	l.routes(s)
+	l.incomplete()
+	l.unusedIssuers(s)
 	l.unusedPolicies()
 	l.reportLints()
 	l.authenticate(s)

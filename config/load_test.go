@@ -73,7 +73,7 @@ func TestDefaults(t *testing.T) {
 	if got := cfg.AuthenticateURL.String(); got != "https://authenticate.localhost" {
 		t.Errorf("authenticate URL: got %s", got)
 	}
-	if diff := cmp.Diff([]string{"idp_provider_url", "idp_client_id", "idp_client_secret"}, cfg.IDPs[0].Missing()); diff != "" {
+	if diff := cmp.Diff([]string{"idp_provider_url", "idp_client_id", "idp_client_secret"}, (&config.IdentityProvider{}).Missing()); diff != "" {
 		t.Errorf("missing: -want +got:\n%s", diff)
 	}
 	if len(r.ID) != 16 || !filepath.IsAbs(cfg.Path) || !cmp.Equal(cfg.Files, []string{cfg.Path}) {
@@ -115,6 +115,9 @@ func TestRoutes(t *testing.T) {
 		{"response headers merge over the global ones", "to: http://a\nset_response_headers: {x-global: r, X-Own: o}", func(r *config.Route) any { return r.SetResponseHeaders }, []config.Header{{Name: "X-Own", Value: "o"}, {Name: "X-Second", Value: "s"}, {Name: "x-global", Value: "r"}}},
 		{"disable turns them all off", "to: http://a\nset_response_headers: {disable: true}", func(r *config.Route) any { return len(r.SetResponseHeaders) }, 0},
 		{"one user may be a text", "to: http://a\nremove_request_headers: x-a, x-b", func(r *config.Route) any { return r.RemoveRequestHeaders }, []string{"x-a", "x-b"}},
+		{"what the portal shows", "to: http://a\ndescription: What it is\nlogo_url: /a.png", func(r *config.Route) any { return []string{r.Description, r.LogoURL} }, []string{"What it is", "/a.png"}},
+		{"a picture elsewhere", "to: http://a\nlogo_url: https://x.example.com/a.png?b", func(r *config.Route) any { return r.LogoURL }, "https://x.example.com/a.png?b"},
+		{"a picture in place", "to: http://a\nlogo_url: data:image/png;base64,AAAA", func(r *config.Route) any { return r.LogoURL }, "data:image/png;base64,AAAA"},
 		{"a name", "to: http://a\nname: The app", func(r *config.Route) any { return r.Name }, "The app"},
 	}
 	for _, test := range tests {
@@ -150,13 +153,13 @@ func TestGlobal(t *testing.T) {
 		{"an empty variable does not", "address: :1", []string{"ADDRESS="}, func(c *config.Config) any { return c.Server.Address }, ":1"},
 		{"bools", "", []string{"COOKIE_HTTP_ONLY=False"}, func(c *config.Config) any { return c.Cookie.HTTPOnly }, false},
 		{"durations", "", []string{"COOKIE_EXPIRE=30m"}, func(c *config.Config) any { return c.Cookie.Expire }, 30 * time.Minute},
-		{"lists with commas", "", []string{"IDP_SCOPES=openid, email"}, func(c *config.Config) any { return c.IDP.Scopes }, []string{"openid", "email"}},
-		{"lists as JSON", "", []string{`IDP_SCOPES=["openid","email"]`}, func(c *config.Config) any { return c.IDP.Scopes }, []string{"openid", "email"}},
+		{"lists with commas", "", []string{"IDP_SCOPES=openid, email"}, func(c *config.Config) any { return c.IDPs[0].Scopes }, []string{"openid", "email"}},
+		{"lists as JSON", "", []string{`IDP_SCOPES=["openid","email"]`}, func(c *config.Config) any { return c.IDPs[0].Scopes }, []string{"openid", "email"}},
 		{"claims with commas", "", []string{"JWT_CLAIMS_HEADERS=email,org/unit"}, func(c *config.Config) any { return c.Assertion.ClaimHeaders },
 			[]config.ClaimHeader{{Header: "X-Pomerium-Claim-email", Claim: "email"}, {Header: "X-Pomerium-Claim-org-unit", Claim: "org/unit"}}},
 		{"claims as JSON", "", []string{`JWT_CLAIMS_HEADERS={"X-Email":"email"}`}, func(c *config.Config) any { return c.Assertion.ClaimHeaders },
 			[]config.ClaimHeader{{Header: "X-Email", Claim: "email"}}},
-		{"a variable overrides the other form of a secret", "idp_client_secret_file: gone", []string{"IDP_CLIENT_SECRET=s"}, func(c *config.Config) any { return c.IDP.ClientSecret }, "s"},
+		{"a variable overrides the other form of a secret", "idp_client_secret_file: gone", []string{"IDP_CLIENT_SECRET=s"}, func(c *config.Config) any { return c.IDPs[0].ClientSecret }, "s"},
 		{"HEADERS", "", []string{"HEADERS=X-A:b,X-C: d"}, func(c *config.Config) any { return c.Routes[0].SetResponseHeaders }, []config.Header{{Name: "X-A", Value: "b"}, {Name: "X-C", Value: "d"}}},
 		{"POLICY", "", []string{"POLICY=" + base64.StdEncoding.EncodeToString([]byte("- {from: https://p.example.com, to: http://a, allowed_users: [a]}"))},
 			func(c *config.Config) any { return []string{c.Routes[0].Host, c.Routes[1].Host} }, []string{"p.example.com", "app.example.com"}},
@@ -169,6 +172,16 @@ func TestGlobal(t *testing.T) {
 		{"policy comes before routes", "policy: [{from: https://p.example.com, to: http://a, allowed_users: [a]}]", nil,
 			func(c *config.Config) any { return c.Routes[0].Host }, "p.example.com"},
 		{"an address for signing in", "authenticate_service_url: https://Auth.example.com:443/", nil, func(c *config.Config) any { return c.AuthenticateURL.String() }, "https://auth.example.com"},
+		{"where a sign-out leads is a host of its own", "signout_redirect_url: https://WWW.example.com/bye?x=y\nsignout_redirect_domain_whitelist: [a.example.com]", nil,
+			func(c *config.Config) any { return append(c.SignOutRedirectDomains, c.SignOutRedirectURL.String()) }, []string{"a.example.com", "www.example.com", "https://WWW.example.com/bye?x=y"}},
+		{"and may be on this machine", "signout_redirect_url: http://localhost:3000/", nil, func(c *config.Config) any { return c.SignOutRedirectDomains }, []string{"localhost"}},
+		{"audiences of programs", "", []string{"PROGRAMMATIC_ALLOWED_AUDIENCES=a,b"}, func(c *config.Config) any { return c.Programs.Audiences }, []string{"a", "b"}},
+		{"parameters as pairs", "", []string{"IDP_REQUEST_PARAMS=b:2,a:1"}, func(c *config.Config) any { return c.IDPs[0].RequestParams }, []config.Parameter{{Name: "a", Value: "1"}, {Name: "b", Value: "2"}}},
+		{"parameters as JSON", "", []string{`IDP_REQUEST_PARAMS={"a":"1,2"}`}, func(c *config.Config) any { return c.IDPs[0].RequestParams }, []config.Parameter{{Name: "a", Value: "1,2"}}},
+		{"providers as JSON", "", []string{`IDPS=[{"name":"a","provider":"github","client_id":"b","client_secret":"c"}]`}, func(c *config.Config) any { return c.IDPs[0].Name }, "a"},
+		{"the environment chooses a kind", "idp_provider: google", []string{"IDP_PROVIDER=github"}, func(c *config.Config) any { return c.IDPs[0].URL }, "https://github.com"},
+		{"issuers and a format", "", []string{`IDENTITY_PROVIDERS={"a":{"issuer":"https://a","audiences":["x"]}}`, "BEARER_TOKEN_FORMAT=jwt"}, func(c *config.Config) any { return c.Routes[0].Bearer.Issuers[0].Name }, "a"},
+		{"ages of sessions", "", []string{"SESSION_LIFETIME=1h", "SESSION_IDLE_TIMEOUT=5m"}, func(c *config.Config) any { return []any{c.Routes[0].SessionLifetime, c.Routes[0].SessionIdleTimeout} }, []any{time.Hour, 5 * time.Minute}},
 		{"a trusted issuer", "original_user_context_issuers: [{issuer: i, jwks_url: 'https://i.example.com/k', audiences: [a]}]", nil,
 			func(c *config.Config) any { return c.Assertion.OriginalUserContextIssuers },
 			[]config.TrustedIssuer{{Issuer: "i", JWKSURL: "https://i.example.com/k", Audiences: []string{"a"}}}},
@@ -262,6 +275,10 @@ func TestNoSecretInProblems(t *testing.T) {
 		"shared_secret: [" + secret + "]", "signing_key: {" + secret + ": 1}",
 		"idp_client_secret: [" + secret + "]", "idp_client_secret: true",
 		"idp_provider_url: https://u:" + secret + "@idp\nidp_client_secret: " + secret,
+		"idps: [{name: a, client_id: [x], client_secret: " + secret + "}]", "idps: [{name: a, client_secret: [" + secret + "]}]",
+		"idps: [{name: a, provider_url: 'https://u:" + secret + "@idp'}]", "idp_request_params: {client_secret: " + secret + "}",
+		"idp_client_id: a\nidp_client_secret: b\nidp_provider: google\nroutes: [{from: 'https://a', to: 'http://b', idp_client_id: a, idp_client_secret: " + secret + "}]",
+		"identity_providers: {a: {issuer: 'https://u:" + secret + "@a', audiences: [b]}}", "signout_redirect_url: https://u:" + secret + "@b",
 		"databroker_storage_connection_string: postgres://u:" + secret + "@db",
 		"routes: [{from: 'https://u:" + secret + "@a', to: 'http://u:" + secret + "@b'}]",
 		"authenticate_service_url: 'https://u:" + secret + "@[::1'",
@@ -477,6 +494,8 @@ func FuzzLoad(f *testing.F) {
 	f.Add("policy:\n- from: https://*.a\n  to: [http://a,1]\n  regex: (a|b)*\n  policy: {allow: {or: [user: {is: x}]}}\n")
 	f.Add("set_response_headers: {disable: 1}\ncookie_expire: 1e9h\ncertificates: [{cert: x, key: y}]\n---\n")
 	f.Add(many(3))
+	f.Add(manyProviders)
+	f.Add(manyBearers)
 	cases, err := filepath.Glob(filepath.Join("testdata", "problems", "*.txtar"))
 	if err != nil || len(cases) == 0 {
 		f.Fatal("no seeds", err)
@@ -506,6 +525,15 @@ func FuzzLoad(f *testing.F) {
 				t.Fatalf("bad route %+v", r)
 			}
 			ids[r.ID] = true
+			if r.IDP != "" && cfg.FindIDP(r.IDP) == nil || len(r.DependsOn) > 5 || r.Bearer != nil && len(r.Bearer.IDPs)+len(r.Bearer.Issuers) == 0 && len(cfg.OfferedIDPs()) > 0 {
+				t.Fatalf("bad sign-in of route %+v", r)
+			}
+		}
+		for _, p := range cfg.IDPs {
+			if ids[p.ID()] || p.Provider == "" || p.Name != "" && len(p.Missing()) > 0 {
+				t.Fatalf("bad provider %+v", p)
+			}
+			ids[p.ID()] = true
 		}
 	})
 }

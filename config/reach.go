@@ -118,6 +118,7 @@ func (l *loader) acrossRoutes(s settings) {
 	}
 	l.reservedHost()
 	l.cookieReach(s)
+	l.dependencies()
 }
 
 func (l *loader) unreachable(r, earlier *Route) {

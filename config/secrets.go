@@ -20,14 +20,14 @@ func (l *loader) secrets(s settings) {
 	l.signingKey(s)
 }
 
-// secretText is the text of a secret and the key that holds it: either the
-// key itself or, with _file, a file of it, whose last newline is dropped.
+// secretText is the text of a secret and the value that holds it: either that of
+// the key itself or, with _file, a file of it, whose last newline is dropped.
 func (l *loader) secretText(s settings, key string) (v value, text string, ok bool) {
 	inline, hasInline := s[key]
 	file, hasFile := s[key+"_file"]
 	switch {
 	case hasInline && hasFile:
-		l.problem(file.at(), "keep one of them", "%s and %s are both set", key, file.key)
+		l.problem(file.at(), "keep one of them", "%s and %s are both set", inline.key, file.key)
 		return inline, "", false
 	case hasFile:
 		content, ok := l.file(file)
@@ -40,7 +40,7 @@ func (l *loader) secretText(s settings, key string) (v value, text string, ok bo
 	case hasInline:
 		text, ok := l.text(inline)
 		if ok && text == "" {
-			l.problem(inline.at(), "give it a value or remove it", "%s is empty", key)
+			l.problem(inline.at(), "give it a value or remove it", "%s is empty", inline.key)
 			return inline, "", false
 		}
 		return inline, text, ok

@@ -3,8 +3,10 @@ package databroker_test
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/countersign/countersign/databroker"
+	"golang.org/x/sync/errgroup"
 )
 
 func eachStore(b *testing.B, bench func(b *testing.B, s databroker.Store)) {
@@ -64,6 +66,51 @@ func BenchmarkChanges(b *testing.B) {
 				b.Fatal(changes, err)
 			}
 		}
+	})
+}
+
+// Thousands of sessions that were all used since the last time, while others read.
+func BenchmarkTouchSessions(b *testing.B) {
+	eachStore(b, func(b *testing.B, s databroker.Store) {
+		const n = 5000
+		accessed := make(map[string]time.Time, n)
+		for i := range n {
+			id := fmt.Sprint(i)
+			put(b, s, benchSession(id))
+			accessed[id] = time.Time{}
+		}
+		stop := make(chan struct{})
+		var slowest time.Duration
+		var reader errgroup.Group
+		reader.Go(func() error {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return nil
+				default:
+				}
+				begun := time.Now()
+				if _, err := s.Session(b.Context(), fmt.Sprint(i%n)); err != nil {
+					return err
+				}
+				slowest = max(slowest, time.Since(begun))
+			}
+		})
+		at := time.Now()
+		for b.Loop() {
+			at = at.Add(time.Second)
+			for id := range accessed {
+				accessed[id] = at
+			}
+			if err := s.TouchSessions(b.Context(), accessed); err != nil {
+				b.Fatal(err)
+			}
+		}
+		close(stop)
+		if err := reader.Wait(); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(float64(slowest.Microseconds()), "µs/slowest-read")
 	})
 }
 

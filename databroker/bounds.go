@@ -19,10 +19,8 @@ const (
 
 	// maxHash is the size of the longest digest of a refresh token.
 	maxHash = 64
-	// maxTicket is how much one ticket may hold, and maxTickets how many there
-	// are at once.
-	maxTicket  = 8 << 10
-	maxTickets = 20_000
+	// maxTicket is how much one ticket may hold.
+	maxTicket = 8 << 10
 	// maxDevices is how many devices one session may have shown.
 	maxDevices = 32
 	// maxRecords is how many records one ReplaceRecords may write.
@@ -37,6 +35,8 @@ const (
 	pruneAtOnce = 500
 	// defaultKeepChanges is how many changes a reader may be behind.
 	defaultKeepChanges = 100_000
+	// defaultMaxTickets is how many tickets there may be at once.
+	defaultMaxTickets = 20_000
 )
 
 // expiredFor is how long an expired record stays, so that its reader can say

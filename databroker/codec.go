@@ -103,11 +103,10 @@ func (h heldSession) open() (*Session, error) {
 	return &s, nil
 }
 
-// holdUser checks a user who is to be written, whose revocation is not for the
-// writer to say.
+// holdUser checks a user who is to be written.
 func holdUser(u *User) (User, error) {
 	held := *u
-	held.CreatedAt, held.SignedInAt, held.RevokedAt = instant(u.CreatedAt), instant(u.SignedInAt), time.Time{}
+	held.CreatedAt, held.SignedInAt = instant(u.CreatedAt), instant(u.SignedInAt)
 	return held, checkUser(u)
 }
 

@@ -1,8 +1,11 @@
 // Package databroker keeps sessions, users, service accounts and what is known
-// of them from elsewhere, and tells its readers what changed. Store is its contract; Memory and File are its
-// back ends, and package storetest holds them to the contract.
+// of them from elsewhere, and tells its readers what changed. It also keeps what
+// replicas share for a short time: tickets and leases. Store is its contract;
+// Memory and File are its back ends, and package storetest holds them to the
+// contract.
 //
-// Every write, deletions included, gets the next number of one sequence. That
+// Every write of a record, deletions included, gets the next number of one
+// sequence; tickets, leases and the times of use are no records. That
 // number is also the version of the record it wrote, so that a version is
 // never used twice, not even by a record that was deleted and made again. A
 // reader that keeps copies reads Sequence first, then what it wants, then
@@ -29,7 +32,7 @@ var (
 	// ErrTruncated reports that the changes asked for are no longer kept: the
 	// reader must forget what it knows and go on from Sequence.
 	ErrTruncated = errors.New("changes no longer kept")
-	// ErrFull reports that there are as many tickets as a store keeps at once.
+	// ErrFull reports that there are as many tickets as the store keeps at once.
 	ErrFull = errors.New("too many tickets")
 )
 
@@ -50,13 +53,15 @@ type Session struct {
 	// and at most 32.
 	Devices []DeviceCredential
 	// ProviderSessionID is the sid that the provider knows this sign-in by, ""
-	// if it named none (OpenID Connect Back-Channel Logout, section 2.1).
+	// if it named none (OpenID Connect Back-Channel Logout, section 2.1). It is
+	// at most 256 bytes.
 	ProviderSessionID string
 	// Origin says how the session came to be, for people to recognise it by.
 	Origin Origin
 	// RefreshHash is the digest of the refresh token that the program which
 	// holds this session may use next, PriorRefreshHash of the one before, nil
-	// for none. RotatedAt is when the first took the place of the second.
+	// for none. Each is at most 64 bytes. RotatedAt is when the first took the
+	// place of the second.
 	RefreshHash, PriorRefreshHash []byte
 	RotatedAt                     time.Time
 	CreatedAt                     time.Time
@@ -64,7 +69,8 @@ type Session struct {
 	// zero for not since CreatedAt.
 	RefreshedAt time.Time
 	// AccessedAt is when the session was last used, to within the interval of
-	// whoever calls TouchSessions; PutSession leaves it as it is.
+	// whoever calls TouchSessions, zero if nobody has said. The PutSession that
+	// creates a session sets it, any other leaves it as it is.
 	AccessedAt time.Time
 	// ExpiresAt is never zero: a session that does not expire is refused.
 	ExpiresAt time.Time
@@ -74,8 +80,9 @@ type Session struct {
 type Origin struct {
 	// Method is browser, program, device, id_token or bearer.
 	Method string
-	// UserAgent and Address are those of whoever signed in; both are what a
-	// client said, cut to 256 bytes.
+	// UserAgent and Address are those of whoever signed in, as a client said
+	// them. Whoever makes the session cuts them to 256 bytes of UTF-8 without
+	// NUL: more, or anything else, is refused.
 	UserAgent, Address string
 }
 
@@ -103,7 +110,8 @@ type Record struct {
 type Tokens struct {
 	AccessToken, RefreshToken, TokenType, IDToken string
 	ExpiresAt                                     time.Time
-	// IDTokenExpiresAt is the exp of IDToken, zero without one.
+	// IDTokenExpiresAt is the exp of IDToken, zero without one. Neither time is
+	// after the year 9999.
 	IDTokenExpiresAt time.Time
 }
 
@@ -116,8 +124,8 @@ type User struct {
 	// SignedInAt is the time of the last sign-in.
 	SignedInAt time.Time
 	// RevokedAt is when a session of the user was last revoked, zero for never:
-	// proof of a sign-in from before it is worth nothing any more. PutUser
-	// leaves it as it is.
+	// proof of a sign-in from before it is worth nothing any more. The store
+	// alone sets it, and never to an earlier time; PutUser leaves it as it is.
 	RevokedAt time.Time
 }
 
@@ -127,10 +135,12 @@ type User struct {
 // Tickets are no records: they are in no change feed.
 type Ticket struct {
 	ID string
-	// Version is as that of a session.
+	// Version is 0 before the first PutTicket and grows with each one.
 	Version uint64
 	// Data is at most 8 KiB, encrypted wherever it is stored.
-	Data      []byte
+	Data []byte
+	// ExpiresAt is never zero. From then on, by the store's clock, the ticket is
+	// as if it had never been.
 	ExpiresAt time.Time
 }
 
@@ -184,25 +194,32 @@ type Store interface {
 	// Sessions lists the sessions of one user, or all for "", oldest first.
 	Sessions(ctx context.Context, userID string) ([]*Session, error)
 	// ProviderSessions lists the sessions made under these provider settings
-	// that the provider knows by this sid, oldest first.
+	// that the provider knows by this sid, oldest first; none for the sid "".
 	ProviderSessions(ctx context.Context, idpID, sid string) ([]*Session, error)
 	// RevokeSession removes a session and sets its user's RevokedAt to the
-	// store's time, both or neither; or returns ErrNotFound.
+	// store's time, both or neither; or returns ErrNotFound. A user of whom there
+	// is no record is not marked, and the session ends all the same.
 	RevokeSession(ctx context.Context, id string) error
 	// RevokeUser removes the sessions of a user, those of idpID alone unless that
-	// is "", sets the user's RevokedAt to the store's time, and returns how many
-	// sessions there were. It is one transaction. A user that does not exist is
-	// ErrNotFound.
+	// is "", sets the user's RevokedAt as RevokeSession does, and returns how many
+	// sessions there were. It is one transaction, and each session is a change of
+	// its own before that of the user. A user of whom there is neither a record
+	// nor such a session is ErrNotFound.
+	//
+	// A session that is created meanwhile is removed or comes after it. Whoever
+	// creates one from proof of an earlier sign-in must therefore look at
+	// RevokedAt once more when PutSession has returned.
 	RevokeUser(ctx context.Context, userID, idpID string) (ended int, err error)
 	// TouchSessions sets AccessedAt of each session to the time given unless it
-	// is later already. It is no change: versions stay and the feed is silent.
-	// Ids of sessions that are gone are passed over.
+	// is later already, thousands of them at little cost. It is no change:
+	// versions stay and the feed is silent. Ids of sessions that are gone are
+	// passed over.
 	TouchSessions(ctx context.Context, accessed map[string]time.Time) error
 
 	// User returns the user with this id, or ErrNotFound.
 	User(ctx context.Context, id string) (*User, error)
-	// PutUser writes u and sets u.Version, as PutSession does. It refuses an
-	// id that is the UserID of a service account with ErrConflict.
+	// PutUser writes u but for RevokedAt and sets u.Version, as PutSession does.
+	// It refuses an id that is the UserID of a service account with ErrConflict.
 	PutUser(ctx context.Context, u *User) error
 
 	// ServiceAccount returns the account with this id, or ErrNotFound.
@@ -229,11 +246,10 @@ type Store interface {
 	// UpdatedAt of each. Two with one id, or one of another type, are refused.
 	ReplaceRecords(ctx context.Context, typ string, records []*Record) error
 
-	// Ticket returns the ticket with this id, or ErrNotFound. One that has
-	// expired is not found.
+	// Ticket returns the ticket with this id, or ErrNotFound.
 	Ticket(ctx context.Context, id string) (*Ticket, error)
-	// PutTicket writes t and sets t.Version, as PutSession does. An expired
-	// ticket counts as none. To create one beyond 20,000 is ErrFull.
+	// PutTicket writes t and sets t.Version, as PutSession does. To create one
+	// beyond what the store keeps at once, 20,000 unless configured, is ErrFull.
 	PutTicket(ctx context.Context, t *Ticket) error
 	// TakeTicket removes a ticket and returns it, to one caller only, or
 	// ErrNotFound.
@@ -241,7 +257,8 @@ type Store interface {
 
 	// Lease gives the lease of a name to owner for ttl from now, by the store's
 	// clock, if nobody else holds it, and reports whether owner has it now. Who
-	// has it keeps it by asking again. It is no change.
+	// has it keeps it by asking again, which counts ttl anew. Name and owner are
+	// 1 to 256 bytes, ttl is more than 0. It is no change.
 	Lease(ctx context.Context, name, owner string, ttl time.Duration) (bool, error)
 	// EndLease gives the lease back; one that owner does not hold is left alone.
 	EndLease(ctx context.Context, name, owner string) error

@@ -33,6 +33,8 @@ type FileConfig struct {
 	Now func() time.Time
 	// KeepChanges is how many changes are kept for Changes; 0 is 100,000.
 	KeepChanges int
+	// MaxTickets is how many tickets there may be at once; 0 is 20,000.
+	MaxTickets int
 }
 
 // File is a Store in an SQLite database. What was acknowledged is on disk: it
@@ -41,6 +43,7 @@ type File struct {
 	path   string
 	now    func() time.Time
 	keep   uint64
+	most   int // tickets at once
 	sealer *sealer
 	feed   *feed
 	lock   *os.File
@@ -77,6 +80,7 @@ func OpenFile(ctx context.Context, c FileConfig) (*File, error) {
 		path:   filepath.Join(dir, databaseName),
 		now:    clock(c.Now),
 		keep:   uint64(cmp.Or(c.KeepChanges, defaultKeepChanges)),
+		most:   cmp.Or(c.MaxTickets, defaultMaxTickets),
 		writer: make(chan struct{}, 1),
 	}
 	if f.sealer, err = newSealer(c.SealKey); err != nil {

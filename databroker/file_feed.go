@@ -1,8 +1,6 @@
 package databroker
 
-import (
-	"context"
-)
+import "context"
 
 // Sequence implements Store.
 func (f *File) Sequence(ctx context.Context) (uint64, error) {

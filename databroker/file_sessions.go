@@ -18,6 +18,9 @@ const (
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`
 	updateSession = `UPDATE sessions SET (` + sessionFields + `)
 		= (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE id = ? AND version = ?`
+	// That there is a sid is what the index asks for.
+	providerSessions = sessionColumns +
+		` WHERE idp_id = ? AND provider_session_id = ? AND provider_session_id <> ''` + oldestFirst
 	deleteSession = `DELETE FROM sessions WHERE id = ?`
 	touchSession  = `INSERT INTO accesses (accessed_at, session_id) SELECT ?, id FROM sessions WHERE id = ?
 		ON CONFLICT DO UPDATE SET accessed_at = excluded.accessed_at WHERE excluded.accessed_at > accessed_at`
@@ -82,9 +85,7 @@ func (f *File) Sessions(ctx context.Context, userID string) ([]*Session, error) 
 
 // ProviderSessions implements Store.
 func (f *File) ProviderSessions(ctx context.Context, idpID, sid string) ([]*Session, error) {
-	// That there is a sid is what the index asks for.
-	return list(ctx, f, "list sessions", f.scanSession, sessionColumns+
-		` WHERE idp_id = ? AND provider_session_id = ? AND provider_session_id <> ''`+oldestFirst, idpID, sid)
+	return list(ctx, f, "list sessions", f.scanSession, providerSessions, idpID, sid)
 }
 
 // RevokeSession implements Store.

@@ -83,6 +83,9 @@ func TestOpenFileRefuses(t *testing.T) {
 		{"a newer schema", func(t *testing.T, dir string) {
 			alter(t, dir, `PRAGMA user_version = 99`)
 		}, nil, []string{"newer countersign", "schema 99", "restore a backup"}},
+		{"no schema", func(t *testing.T, dir string) {
+			alter(t, dir, `PRAGMA user_version = -1`)
+		}, nil, []string{"schema -1", "restore a backup"}},
 		{"another key", nil, func(c *databroker.FileConfig) {
 			c.SealKey = bytes.Repeat([]byte{8}, 32)
 		}, []string{"another key", "restore the shared_secret"}},
@@ -186,6 +189,32 @@ func TestFileTokensBelongToTheirSession(t *testing.T) {
 	}
 }
 
+// The data of one ticket must not do for another.
+func TestFileTicketsBelongToTheirID(t *testing.T) {
+	dir := t.TempDir()
+	f := openFile(t, dir)
+	for _, id := range []string{"t1", "t2"} {
+		putTicket(t, f, &databroker.Ticket{ID: id, Data: []byte("data of " + id), ExpiresAt: time.Now().Add(time.Hour)})
+	}
+	alter(t, dir, `UPDATE tickets SET data = (SELECT data FROM tickets WHERE id = 't1')`)
+	if got, err := f.Ticket(t.Context(), "t2"); err == nil || errors.Is(err, databroker.ErrNotFound) {
+		t.Errorf("read: got %v, %v, want an error about the data", got, err)
+	}
+	if got, err := f.TakeTicket(t.Context(), "t2"); err == nil || errors.Is(err, databroker.ErrNotFound) {
+		t.Errorf("take: got %v, %v, want an error about the data", got, err)
+	}
+	if got, err := f.TakeTicket(t.Context(), "t1"); err != nil || string(got.Data) != "data of t1" {
+		t.Errorf("got %v, %v, want the ticket", got, err)
+	}
+}
+
+func putTicket(t *testing.T, s databroker.Store, ticket *databroker.Ticket) {
+	t.Helper()
+	if err := s.PutTicket(t.Context(), ticket); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestFileModes(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state", "store")
 	f := openFile(t, dir)
@@ -230,7 +259,7 @@ func TestFilePathsThatLookLikeAddresses(t *testing.T) {
 func TestFileHoldsNoTokenInClear(t *testing.T) {
 	dir := t.TempDir()
 	f := openFile(t, dir)
-	secrets := []string{"ACCESS-TOKEN-93a1", "REFRESH-TOKEN-5c7e", "ID-TOKEN-d20b"}
+	secrets := []string{"ACCESS-TOKEN-93a1", "REFRESH-TOKEN-5c7e", "ID-TOKEN-d20b", "TICKET-41cc"}
 	session := aSession("s1")
 	session.Tokens = databroker.Tokens{
 		AccessToken: secrets[0], RefreshToken: secrets[1], TokenType: "Bearer", IDToken: secrets[2],
@@ -238,6 +267,7 @@ func TestFileHoldsNoTokenInClear(t *testing.T) {
 	}
 	put(t, f, session)
 	put(t, f, session)
+	putTicket(t, f, &databroker.Ticket{ID: "t1", Data: []byte(secrets[3]), ExpiresAt: time.Now().Add(time.Hour)})
 	wantAbsent := func(when string) {
 		t.Helper()
 		paths, err := filepath.Glob(filepath.Join(dir, "*"))
@@ -285,27 +315,6 @@ func TestOpenFileCancelled(t *testing.T) {
 		t.Errorf("got error %v, want %v", err, context.Canceled)
 	}
 	put(t, openFile(t, dir), aSession("s1"))
-}
-
-func TestPruneGoesByTheClock(t *testing.T) {
-	now := time.Now().Add(30 * 24 * time.Hour)
-	config := fileConfig(t.TempDir())
-	config.Now = func() time.Time { return now }
-	file, err := databroker.OpenFile(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	memory := databroker.NewMemory(databroker.MemoryConfig{Now: config.Now})
-	for _, s := range []interface {
-		databroker.Store
-		Prune(context.Context) (int, error)
-	}{file, memory} {
-		defer closeStore(t, s)
-		put(t, s, aSession("s1"))
-		if removed, err := s.Prune(t.Context()); removed != 1 || err != nil {
-			t.Errorf("%T: got %d, %v, want 1 removed", s, removed, err)
-		}
-	}
 }
 
 func read(t *testing.T, path string) []byte {

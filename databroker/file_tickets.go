@@ -40,7 +40,7 @@ func (f *File) PutTicket(ctx context.Context, t *Ticket) error {
 		case written == 0:
 			return ErrConflict
 		case held.Version == 0:
-			if err := w.checkTickets(); err != nil {
+			if err := w.checkTickets(f.most); err != nil {
 				return err
 			}
 		}
@@ -67,12 +67,12 @@ func (w *writing) makeWay(t Ticket, now sql.NullInt64) error {
 	return err
 }
 
-func (w *writing) checkTickets() error {
+func (w *writing) checkTickets(most int) error {
 	var n int
 	if err := w.tx.QueryRowContext(w.ctx, `SELECT count(*) FROM tickets`).Scan(&n); err != nil {
 		return err
 	}
-	if n > maxTickets {
+	if n > most {
 		return ErrFull
 	}
 	return nil

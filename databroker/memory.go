@@ -16,6 +16,8 @@ type MemoryConfig struct {
 	Now func() time.Time
 	// KeepChanges is how many changes are kept for Changes; 0 is 100,000.
 	KeepChanges int
+	// MaxTickets is how many tickets there may be at once; 0 is 20,000.
+	MaxTickets int
 }
 
 // Memory is a Store that ends with the process.
@@ -34,6 +36,7 @@ type Memory struct {
 	records  map[string]map[string]heldRecord // by type and id
 	leases   map[string]heldLease
 
+	maxTickets int
 	tickets    map[string]Ticket
 	lastTicket uint64    // the version that was given last
 	ticketsDue time.Time // no ticket expires before it
@@ -52,7 +55,9 @@ func NewMemory(c MemoryConfig) *Memory {
 		accounts: make(map[string]ServiceAccount),
 		records:  make(map[string]map[string]heldRecord),
 		leases:   make(map[string]heldLease),
-		tickets:  make(map[string]Ticket),
+
+		maxTickets: cmp.Or(c.MaxTickets, defaultMaxTickets),
+		tickets:    make(map[string]Ticket),
 	}
 }
 

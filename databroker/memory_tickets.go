@@ -78,8 +78,8 @@ func (m *Memory) liveTicket(id string) (Ticket, error) {
 // made room. It looks for them only when there are some.
 func (m *Memory) ticketsFull() bool {
 	now := m.now()
-	if len(m.tickets) < maxTickets || m.ticketsDue.After(now) {
-		return len(m.tickets) >= maxTickets
+	if len(m.tickets) < m.maxTickets || m.ticketsDue.After(now) {
+		return len(m.tickets) >= m.maxTickets
 	}
 	m.ticketsDue = time.Time{}
 	maps.DeleteFunc(m.tickets, func(_ string, t Ticket) bool {
@@ -89,7 +89,7 @@ func (m *Memory) ticketsFull() bool {
 		}
 		return !live
 	})
-	return len(m.tickets) >= maxTickets
+	return len(m.tickets) >= m.maxTickets
 }
 
 // Lease implements Store.

@@ -37,7 +37,7 @@ func (m *Memory) PutUser(ctx context.Context, u *User) error {
 				return fmt.Errorf("%w: a service account has this user id", ErrConflict)
 			}
 		}
-		held.RevokedAt = was.RevokedAt
+		held.RevokedAt = was.RevokedAt // whatever the writer says
 		held.Version = m.record(KindUser, u.ID, false)
 		m.users[u.ID] = held
 		u.Version = held.Version

@@ -91,6 +91,5 @@ func (s *sealer) openTokens(sealed []byte, sessionID string) (Tokens, error) {
 		// The cause may quote what it could not decode.
 		return Tokens{}, errors.New("tokens: not what was sealed")
 	}
-	t.ExpiresAt, t.IDTokenExpiresAt = instant(t.ExpiresAt), instant(t.IDTokenExpiresAt)
 	return t, nil
 }

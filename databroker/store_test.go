@@ -56,7 +56,7 @@ func (r reopening) Reopen(t *testing.T) databroker.Store {
 }
 
 func openMemory(t testing.TB) *databroker.Memory {
-	m := databroker.NewMemory(databroker.MemoryConfig{KeepChanges: storetest.KeepChanges})
+	m := databroker.NewMemory(databroker.MemoryConfig{KeepChanges: storetest.KeepChanges, MaxTickets: storetest.MaxTickets})
 	t.Cleanup(func() { closeStore(t, m) })
 	return m
 }
@@ -66,6 +66,7 @@ func fileConfig(dir string) databroker.FileConfig {
 		Dir:         dir,
 		SealKey:     bytes.Repeat([]byte{7}, 32),
 		KeepChanges: storetest.KeepChanges,
+		MaxTickets:  storetest.MaxTickets,
 	}
 }
 

@@ -12,10 +12,10 @@
 package idp
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/countersign/countersign/config"
@@ -46,8 +46,7 @@ const (
 	Unsupported
 )
 
-// Error is every error of this package, but for a context's own. It never holds a
-// token, a code or a secret.
+// Error is every error of this package. It never holds a token, a code or a secret.
 type Error struct {
 	Kind Kind
 	// Cause is for the log.
@@ -79,6 +78,11 @@ type Identity struct {
 	Tokens databroker.Tokens
 	// IssuedAt and ExpiresAt are of the ID token, zero where there is none.
 	IssuedAt, ExpiresAt time.Time
+	// ClaimsStale is that a refresh brought new Tokens, which must be kept, but that
+	// Claims are still those of before, since the provider did not give new ones
+	// that hold; StaleCause says why, for the log.
+	ClaimsStale bool
+	StaleCause  error
 }
 
 // Config is what a Set needs besides a configuration.
@@ -95,23 +99,24 @@ type Config struct {
 // Set is the providers of one configuration. It is immutable but for what its
 // providers have learnt.
 type Set struct {
-	byID   map[string]*Provider
-	listed []*Provider
+	byID       map[string]*Provider
+	listed     []*Provider
+	background *sync.WaitGroup
 }
+
+// Wait waits for the fetches under way, of this Set and of those before it, which
+// end within seconds. It is for when nobody asks any more.
+func (s *Set) Wait() { s.background.Wait() }
 
 // NewSet makes the providers of a configuration. Those that are in before with the
 // same settings are taken over with all that they know; before may be nil.
 func NewSet(c Config, cfg *config.Config, before *Set) *Set {
-	if c.Now == nil {
-		c.Now = time.Now
-	}
-	if c.Log == nil {
-		c.Log = slog.New(slog.DiscardHandler)
-	}
-	if c.HTTPClient == nil {
-		c.HTTPClient = &http.Client{}
-	}
 	s := &Set{byID: map[string]*Provider{}}
+	if before != nil {
+		s.background = before.background
+	}
+	n := newNetwork(c, s.background)
+	s.background = n.background
 	if cfg.AuthenticateURL == nil {
 		return s
 	}
@@ -123,7 +128,7 @@ func NewSet(c Config, cfg *config.Config, before *Set) *Set {
 		id := settings.ID()
 		p := before.Get(id)
 		if p == nil || !p.serves(settings, callback) {
-			p = newProvider(c, settings, callback)
+			p = newProvider(n, settings, callback)
 		}
 		s.byID[id] = p
 		s.listed = append(s.listed, p)
@@ -169,38 +174,4 @@ type Logout struct {
 	JTI       string
 	IssuedAt  time.Time
 	ExpiresAt time.Time
-}
-
-// Refresh trades a refresh token for new tokens and claims, userinfo included. The
-// subject must stay the same. What the provider leaves out of its answer (the ID
-// token, the refresh token) is kept as it was.
-//
-// The error is Refused only where the provider says that the token is no good.
-func (p *Provider) Refresh(ctx context.Context, old *databroker.Session) (*Identity, error) {
-	return nil, failed(Unsupported, "refresh: not there")
-}
-
-// VerifyIDToken verifies an ID token that a program brings, issued to our client or
-// to one of audiences.
-func (p *Provider) VerifyIDToken(ctx context.Context, raw string, audiences []string) (*Identity, error) {
-	return nil, failed(Unsupported, "verify: not there")
-}
-
-// VerifyAccessToken finds out whose an access token is: by its signature where it is
-// a JWT of the provider, else by userinfo. Its aud must name one of audiences,
-// unless that is nil.
-func (p *Provider) VerifyAccessToken(ctx context.Context, raw string, audiences []string) (*Identity, error) {
-	return nil, failed(Unsupported, "verify: not there")
-}
-
-// VerifyLogoutToken verifies a logout token of a back-channel logout.
-func (p *Provider) VerifyLogoutToken(ctx context.Context, raw string) (*Logout, error) {
-	return nil, failed(Unsupported, "verify: not there")
-}
-
-// LogoutURL is where to send a browser to sign out at the provider, back from there
-// to redirect with state (OpenID Connect RP-Initiated Logout 1.0); "" if the
-// provider has no such place. It asks the network at most for discovery.
-func (p *Provider) LogoutURL(ctx context.Context, idToken, redirect, state string) string {
-	return ""
 }

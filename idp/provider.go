@@ -3,72 +3,47 @@ package idp
 import (
 	"context"
 	"crypto/subtle"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"net/http"
 	"net/url"
 	"reflect"
 	"slices"
-	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
-	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
 
 	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/databroker"
 )
 
-const (
-	discoveryLife  = time.Hour
-	discoveryPause = 5 * time.Second
-	providerWait   = 10 * time.Second
-	maxProviderDoc = 1 << 20
-	maxClaims      = 256 << 10
-	// leeway is how far a provider's clock may be off.
-	leeway = time.Minute
-)
+// maxLookups is how many tokens that anybody brought may be asked about at once.
+const maxLookups = 32
 
-// Provider is one client of ours at one identity provider. It is discovered on first use and
-// again when what is known grows old or has led to a failure, but after a
-// failure not more often than every discoveryPause.
+// Provider is one client of ours at one identity provider.
 type Provider struct {
+	network
 	settings *config.IdentityProvider
+	kind     *kind
 	callback string
-	client   *http.Client
-	now      func() time.Time
-	log      *slog.Logger
-
-	// turn holds one token: who takes it may discover and touch what follows.
-	turn     chan struct{}
-	known    *discovered
-	stale    bool
-	failedAt time.Time
-	failure  error
+	// discovery is nil for kinds that have none: known is all that there is.
+	discovery *remote[*discovered]
+	known     *discovered
+	lookups   chan struct{}
 
 	// givesAuthTime is whether an id_token has ever held a usable auth_time.
 	givesAuthTime atomic.Bool
 }
 
-type discovered struct {
-	oidc     *oidc.Provider
-	oauth    *oauth2.Config
-	verifier *oidc.IDTokenVerifier
-	at       time.Time
-}
-
-func newProvider(c Config, settings *config.IdentityProvider, callback string) *Provider {
-	next := c.HTTPClient.Transport
-	if next == nil {
-		next = &http.Transport{Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: providerWait, IdleConnTimeout: time.Minute}
+func newProvider(n network, settings *config.IdentityProvider, callback string) *Provider {
+	p := &Provider{network: n, settings: settings, kind: kindNamed(settings.Provider), callback: callback, lookups: make(chan struct{}, maxLookups)}
+	if p.kind.profile != nil {
+		p.known = githubEndpoints(settings.URL)
+		return p
 	}
-	bound := &http.Client{Timeout: providerWait, Transport: boundedBodies{next}, CheckRedirect: c.HTTPClient.CheckRedirect}
-	return &Provider{settings: settings, callback: callback, client: bound, now: c.Now, log: c.Log, turn: make(chan struct{}, 1)}
+	p.discovery = newDiscovery(&p.network, settings.URL, p.kind.tenants, false)
+	return p
 }
 
 // serves reports whether p is the provider of these settings.
@@ -96,167 +71,156 @@ func (p *Provider) Host() string {
 // GivesAuthTime reports whether an ID token has ever held a usable auth_time.
 func (p *Provider) GivesAuthTime() bool { return p.givesAuthTime.Load() }
 
-// discover returns the provider's endpoints and keys.
-func (p *Provider) discover(ctx context.Context) (*discovered, error) {
-	select {
-	case p.turn <- struct{}{}:
-		defer func() { <-p.turn }()
-	case <-ctx.Done():
-		return nil, fmt.Errorf("discover provider: %w", ctx.Err())
-	}
-	now := p.now()
-	if p.known != nil && !p.stale && now.Sub(p.known.at) < discoveryLife {
+// FormPost reports whether the provider sends browsers back with a POST, which
+// brings no cookies but those with SameSite=None.
+func (p *Provider) FormPost() bool { return p.kind.formPost }
+
+// endpoints returns what is known of the provider.
+func (p *Provider) endpoints(ctx context.Context) (*discovered, error) {
+	if p.discovery == nil {
 		return p.known, nil
 	}
-	if p.failure != nil && now.Sub(p.failedAt) < discoveryPause {
-		if p.known != nil {
-			return p.known, nil
-		}
-		return nil, p.failure
+	d, _, err := p.discovery.get(ctx)
+	var ours *Error
+	if err != nil && !errors.As(err, &ours) {
+		err = failed(Unavailable, "discover provider: %w", err)
 	}
-	// Others wait for this answer, so one browser that gives up must not
-	// spoil it.
-	ctx, cancel := context.WithTimeout(oidc.ClientContext(context.WithoutCancel(ctx), p.client), providerWait)
-	defer cancel()
-	d, err := p.fetch(ctx)
-	if err != nil {
-		p.failedAt, p.failure = p.now(), err
-		if p.known != nil {
-			return p.known, nil
-		}
-		return nil, err
-	}
-	d.at, p.stale, p.failure = now, false, nil
-	p.known = d
-	return d, nil
+	return d, err
 }
 
-func (p *Provider) fetch(ctx context.Context) (*discovered, error) {
-	op, err := oidc.NewProvider(ctx, p.settings.URL)
-	var mismatch *oidc.IssuerMismatchError
-	if errors.As(err, &mismatch) && strings.TrimSuffix(mismatch.Discovered, "/") == strings.TrimSuffix(mismatch.Provided, "/") {
-		op, err = oidc.NewProvider(ctx, mismatch.Discovered)
+// doubt has the provider discovered anew, since what we know led to a failure.
+func (p *Provider) doubt() {
+	if p.discovery != nil {
+		p.discovery.doubt()
 	}
-	if err != nil {
-		return nil, fmt.Errorf("discover provider: %w", briefly(err))
-	}
-	var doc struct {
-		Scopes      []string `json:"scopes_supported"`
-		AuthMethods []string `json:"token_endpoint_auth_methods_supported"`
-	}
-	if err := op.Claims(&doc); err != nil {
-		return nil, fmt.Errorf("discover provider: %w", err)
-	}
-	endpoint := op.Endpoint()
-	for _, u := range []string{endpoint.AuthURL, endpoint.TokenURL} {
-		if e, err := url.Parse(u); err != nil || e.Host == "" || e.Scheme != "https" && e.Scheme != "http" {
-			return nil, errors.New("discover provider: authorization or token endpoint is no URL")
-		}
-	}
-	endpoint.AuthStyle = oauth2.AuthStyleInHeader
-	if p.settings.ClientSecret == "" || len(doc.AuthMethods) > 0 && !slices.Contains(doc.AuthMethods, "client_secret_basic") {
-		endpoint.AuthStyle = oauth2.AuthStyleInParams
-	}
-	return &discovered{
-		oidc: op,
-		oauth: &oauth2.Config{
-			ClientID: p.settings.ClientID, ClientSecret: p.settings.ClientSecret,
-			Endpoint: endpoint, RedirectURL: p.callback, Scopes: scopes(p.settings.Scopes, doc.Scopes),
-		},
-		verifier: op.VerifierContext(oidc.ClientContext(context.WithoutCancel(ctx), p.client), &oidc.Config{
-			ClientID: p.settings.ClientID,
-			// A minute for clocks that disagree.
-			Now: func() time.Time { return p.now().Add(-time.Minute) },
-		}),
-	}, nil
 }
 
-// scopes are the configured ones, but for the one that some providers refuse
-// instead of ignoring it.
-func scopes(configured, supported []string) []string {
-	out := []string{oidc.ScopeOpenID}
-	for _, s := range configured {
-		refused := s == oidc.ScopeOfflineAccess && len(supported) > 0 && !slices.Contains(supported, s)
-		if s != oidc.ScopeOpenID && !refused {
-			out = append(out, s)
-		}
+// oauth is our client at the provider.
+func (p *Provider) oauth(d *discovered) *oauth2.Config {
+	style := oauth2.AuthStyleInHeader
+	if p.settings.ClientSecret == "" || len(d.AuthMethods) > 0 && !slices.Contains(d.AuthMethods, "client_secret_basic") {
+		style = oauth2.AuthStyleInParams
 	}
-	return out
+	return &oauth2.Config{
+		ClientID: p.settings.ClientID, ClientSecret: p.settings.ClientSecret, RedirectURL: p.callback,
+		Endpoint: oauth2.Endpoint{AuthURL: d.Authorization, TokenURL: d.Token, AuthStyle: style},
+		Scopes:   p.kind.askFor(p.settings.Scopes, d.Scopes),
+	}
+}
+
+// challenges reports whether the provider knows S256 of PKCE. Those that do not say
+// may ignore it.
+func (d *discovered) challenges() bool {
+	return d.Challenges == nil || slices.Contains(d.Challenges, "S256")
 }
 
 // AuthURL is where the browser goes to sign in.
 func (p *Provider) AuthURL(ctx context.Context, r AuthRequest) (string, error) {
-	d, err := p.discover(ctx)
+	d, err := p.endpoints(ctx)
 	if err != nil {
-		return "", &Error{Unavailable, err}
+		return "", err
 	}
-	options := []oauth2.AuthCodeOption{oidc.Nonce(r.Nonce), oauth2.S256ChallengeOption(r.Verifier)}
-	if r.MaxAge >= 0 {
-		options = append(options, oauth2.SetAuthURLParam("max_age", strconv.FormatInt(r.MaxAge, 10)))
+	options := p.kind.parameters(r, p.settings.RequestParams)
+	if d.challenges() {
+		options = append(options, oauth2.S256ChallengeOption(r.Verifier))
 	}
-	if r.Fresh {
-		options = append(options, oauth2.SetAuthURLParam("prompt", "login"))
-	}
-	return d.oauth.AuthCodeURL(r.State, options...), nil
+	return p.oauth(d).AuthCodeURL(r.State, options...), nil
 }
 
 // Exchange redeems a code and checks all that comes back.
 func (p *Provider) Exchange(ctx context.Context, code, nonce, verifier string) (*Identity, error) {
-	ctx, cancel := context.WithTimeout(oidc.ClientContext(ctx, p.client), 2*providerWait)
+	ctx, cancel := context.WithTimeout(ctx, 2*providerWait)
 	defer cancel()
-	d, err := p.discover(ctx)
+	d, err := p.endpoints(ctx)
 	if err != nil {
-		return nil, &Error{Unavailable, err}
+		return nil, err
+	}
+	var options []oauth2.AuthCodeOption
+	if d.challenges() {
+		options = append(options, oauth2.VerifierOption(verifier))
 	}
 	asked := p.now()
-	token, err := d.oauth.Exchange(ctx, code, oauth2.VerifierOption(verifier))
+	token, err := p.oauth(d).Exchange(context.WithValue(ctx, oauth2.HTTPClient, p.client), code, options...)
 	if err != nil {
-		return nil, p.exchangeFailure(err)
+		return nil, p.tokenFailure("exchange code", err)
 	}
-	raw, _ := token.Extra("id_token").(string)
-	if raw == "" {
-		return nil, failed(Unusable, "answer has no id_token")
+	tokens := p.tokens(token, asked)
+	if p.kind.profile != nil {
+		return p.signedInPlainly(ctx, tokens)
 	}
-	idToken, err := d.verifier.Verify(ctx, raw)
+	t, err := p.ownIDToken(ctx, d, &tokens)
+	if err == nil && !(nonce != "" && t.nonce() != "" && subtle.ConstantTimeCompare([]byte(t.nonce()), []byte(nonce)) == 1) {
+		err = failed(Unusable, "verify id_token: its nonce is not the one of this sign-in")
+	}
 	if err != nil {
-		p.forget()
-		return nil, failed(Unusable, "verify id_token: %w", err)
+		p.doubt()
+		return nil, err
 	}
-	claims, err := checkIDToken(idToken, p.settings.ClientID, nonce, token.AccessToken)
+	if p.kind.backdates {
+		asked = t.issuedAt
+	}
+	settleAuthTime(t.claims, t.issuedAt, asked, p.now())
+	if _, ok := t.claims[claimAuthTime]; ok {
+		p.givesAuthTime.Store(true)
+	}
+	var info map[string]any
+	if d.UserInfo != "" {
+		if info, err = p.userinfo(ctx, d, tokens.AccessToken, t.subject); err != nil {
+			return nil, failed(kindOfFailure(err), "userinfo: %w", err)
+		}
+	}
+	return p.identity(d, t, info, tokens)
+}
+
+func (t *jwt) nonce() string {
+	nonce, _ := t.claims["nonce"].(string)
+	return nonce
+}
+
+// signedInPlainly is the identity of a sign-in at a provider without ID tokens.
+func (p *Provider) signedInPlainly(ctx context.Context, tokens databroker.Tokens) (*Identity, error) {
+	claims, err := p.kind.profile(p, ctx, tokens.AccessToken)
+	if err != nil {
+		return nil, failed(kindOfFailure(err), "read profile: %w", err)
+	}
+	return p.plainIdentity(claims, tokens)
+}
+
+func (p *Provider) plainIdentity(claims map[string]any, tokens databroker.Tokens) (*Identity, error) {
+	subject, _ := claims["sub"].(string)
+	claims, err := p.kind.person(nil, claims, false)
 	if err != nil {
 		return nil, &Error{Unusable, err}
 	}
-	settleAuthTime(claims, idToken.IssuedAt, asked, p.now())
-	if _, ok := claims[claimAuthTime]; ok {
-		p.givesAuthTime.Store(true)
+	return &Identity{Subject: subject, UserID: p.userID(subject), Claims: claims, Tokens: tokens}, nil
+}
+
+// identity is who an ID token, and userinfo where there is one, speak of.
+func (p *Provider) identity(d *discovered, t *jwt, info map[string]any, tokens databroker.Tokens) (*Identity, error) {
+	subject, err := p.subject(t)
+	if err != nil {
+		return nil, &Error{Unusable, err}
 	}
-	if d.oidc.UserInfoEndpoint() != "" {
-		info, err := d.oidc.UserInfo(ctx, oauth2.StaticTokenSource(token))
-		if err != nil {
-			return nil, failed(Unusable, "userinfo: %w", briefly(err))
-		}
-		if info.Subject != idToken.Subject {
-			return nil, failed(Unusable, "userinfo is about another subject")
-		}
-		var more map[string]any
-		if err := info.Claims(&more); err != nil {
-			return nil, failed(Unusable, "userinfo is no JSON object")
-		}
-		merge(claims, more)
-	}
-	sid, _ := claims["sid"].(string)
-	claims = keep(claims)
-	if b, err := json.Marshal(claims); err != nil || len(b) > maxClaims {
-		return nil, failed(Unusable, "claims are too large")
+	claims, err := p.kind.person(t.claims, info, d.shared())
+	if err != nil {
+		return nil, &Error{Unusable, err}
 	}
 	return &Identity{
-		Subject: idToken.Subject, UserID: p.userID(idToken.Subject), SessionID: sid, Claims: claims,
-		IssuedAt: idToken.IssuedAt, ExpiresAt: idToken.Expiry,
-		Tokens: databroker.Tokens{
-			AccessToken: token.AccessToken, RefreshToken: token.RefreshToken, TokenType: token.TokenType,
-			IDToken: raw, ExpiresAt: token.Expiry, IDTokenExpiresAt: idToken.Expiry,
-		},
+		Subject: subject, UserID: p.userID(subject), SessionID: sessionID(t.claims), Claims: claims,
+		Tokens: tokens, IssuedAt: t.issuedAt, ExpiresAt: t.expires,
 	}, nil
+}
+
+// subject is what the kind knows a person by.
+func (p *Provider) subject(t *jwt) (string, error) {
+	if p.kind.subject == "" {
+		return t.subject, nil
+	}
+	subject, _ := t.claims[p.kind.subject].(string)
+	if subject == "" || len(subject) > maxSubject {
+		return "", fmt.Errorf("it has no %s, by which people are known here: ask for the scope profile", p.kind.subject)
+	}
+	return subject, nil
 }
 
 // userID is who a subject of this provider is to us.
@@ -267,140 +231,92 @@ func (p *Provider) userID(subject string) string {
 	return p.settings.Name + "/" + subject
 }
 
-// checkIDToken checks what the verifier does not.
-func checkIDToken(t *oidc.IDToken, clientID, nonce, access string) (map[string]any, error) {
-	if !(nonce != "" && subtle.ConstantTimeCompare([]byte(t.Nonce), []byte(nonce)) == 1) {
-		return nil, errors.New("verify id_token: nonce is not the one of this sign-in")
+// ownIDToken verifies the ID token that the provider has just given us, and notes
+// when it expires.
+func (p *Provider) ownIDToken(ctx context.Context, d *discovered, tokens *databroker.Tokens) (*jwt, error) {
+	if tokens.IDToken == "" {
+		return nil, failed(Unusable, "answer has no id_token")
 	}
-	if t.Subject == "" || len(t.Subject) > 255 {
-		return nil, errors.New("verify id_token: sub is empty or longer than 255 bytes")
+	t, err := d.open(ctx, tokens.IDToken, p.now(), true)
+	if err == nil {
+		err = t.checkIDToken([]string{p.settings.ClientID})
 	}
-	if t.AccessTokenHash != "" {
-		if err := t.VerifyAccessToken(access); err != nil {
-			return nil, fmt.Errorf("verify id_token: %w", err)
-		}
+	if err == nil {
+		err = t.checkHash(tokens.AccessToken)
 	}
-	var claims map[string]any
-	if err := t.Claims(&claims); err != nil {
-		return nil, errors.New("verify id_token: claims are no JSON object")
+	if err != nil {
+		return nil, failed(kindOfFailure(err), "verify id_token: %w", err)
 	}
-	if azp, ok := claims["azp"]; ok && azp != clientID {
-		return nil, errors.New("verify id_token: azp is another client")
-	}
-	return claims, nil
+	tokens.IDTokenExpiresAt = t.expires
+	return t, nil
 }
 
-// claimAuthTime is when the person proved to the provider who they are, in
-// seconds since 1970 (OpenID Connect Core, section 2).
-const claimAuthTime = "auth_time"
-
-// settleAuthTime puts the auth_time of an id_token on our clock, on which
-// everybody who reads the claim will measure its age. One that cannot be meant
-// is dropped: a time ahead would make a sign-in that never grows old.
-//
-// The provider made the token after we had asked for it, so an iat outside
-// asked..now shows how far its clock is off, and auth_time is off as far.
-func settleAuthTime(claims map[string]any, issued, asked, now time.Time) {
-	at, ok := claims[claimAuthTime].(float64)
-	delete(claims, claimAuthTime)
-	iat, first, last := issued.Unix(), asked.Unix(), now.Unix()
-	if iat <= 0 {
-		iat = last
+// userinfo returns the claims of the userinfo endpoint, which must be about the
+// subject.
+func (p *Provider) userinfo(ctx context.Context, d *discovered, access, subject string) (map[string]any, error) {
+	body, mediaType, err := p.get(ctx, d.UserInfo, access)
+	if err != nil {
+		return nil, briefly(err)
 	}
-	// A provider of several machines may have clocks that differ.
-	if !ok || at <= 0 || at > float64(iat)+leeway.Seconds() {
-		return
+	var t *jwt
+	if mediaType == "application/jwt" {
+		// It may say whose it is and for whom, but need not (OpenID Connect Core,
+		// section 5.3.2): we have just asked for it.
+		t, err = d.signed(ctx, string(body), true)
+	} else {
+		t, err = read(body)
 	}
-	settled := int64(at) + min(max(iat, first), last) - iat
-	claims[claimAuthTime] = float64(min(settled, last))
-}
-
-// merge adds the claims of userinfo, but for those about the sign-in, which
-// only the id_token can know. A newer email takes the older one's verification
-// away unless it brings its own.
-func merge(claims, more map[string]any) {
-	for _, k := range []string{claimAuthTime, "acr", "amr"} {
-		delete(more, k)
-	}
-	if email, ok := more["email"]; ok && email != claims["email"] {
-		delete(claims, "email_verified")
-	}
-	for k, v := range more {
-		claims[k] = v
-	}
-}
-
-// keep drops the claims that are about the token, not about the person.
-//
-// An address that the provider says it has not verified must not open a door
-// that a policy opens for that address or its domain: it is kept, but under
-// unverified_email. A provider that says nothing about it is believed.
-func keep(claims map[string]any) map[string]any {
-	for _, k := range []string{"iss", "aud", "exp", "iat", "nbf", "jti", "nonce", "azp", "at_hash", "c_hash", "s_hash", "typ"} {
-		delete(claims, k)
-	}
-	delete(claims, "unverified_email")
-	if v, ok := claims["email_verified"]; ok && v != true && v != "true" {
-		if email, ok := claims["email"]; ok {
-			claims["unverified_email"] = email
-		}
-		delete(claims, "email")
-	}
-	return claims
-}
-
-func (p *Provider) exchangeFailure(err error) error {
-	var answer *oauth2.RetrieveError
-	if !errors.As(err, &answer) || answer.Response == nil {
-		p.forget()
-		return failed(Unavailable, "exchange code: %w", briefly(err))
-	}
-	// The answer's body may echo what we sent, so it is not for the log.
-	cause := fmt.Errorf("exchange code: provider answered %d %q", answer.Response.StatusCode, bounded(answer.ErrorCode, 64))
-	if answer.ErrorCode == "invalid_grant" {
-		return &Error{Refused, cause}
-	}
-	p.forget()
-	return &Error{Unusable, cause}
-}
-
-// forget has the next sign-in discover the provider anew.
-func (p *Provider) forget() {
-	p.turn <- struct{}{}
-	p.stale = true
-	<-p.turn
-}
-
-// briefly keeps the start of an error: that of an HTTP answer goes on with
-// its body.
-func briefly(err error) error {
-	text := err.Error()
-	var transport *url.Error
-	if !errors.As(err, &transport) && len(text) > 4 && text[3] == ' ' && text[0] >= '1' && text[0] <= '5' {
-		status, _, _ := strings.Cut(text, ":")
-		return errors.New("provider answered " + bounded(status, 64))
-	}
-	return errors.New(bounded(text, 300))
-}
-
-// boundedBodies is a transport whose answers end after maxProviderDoc bytes.
-type boundedBodies struct{ next http.RoundTripper }
-
-func (t boundedBodies) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := t.next.RoundTrip(r)
 	if err != nil {
 		return nil, err
 	}
-	resp.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.LimitReader(resp.Body, maxProviderDoc), resp.Body}
-	return resp, nil
+	if t.subject == "" || subject != "" && t.subject != subject {
+		return nil, fmt.Errorf("%w: it is about another subject", errStranger)
+	}
+	return t.claims, nil
 }
 
-func bounded(s string, n int) string {
-	if len(s) > n {
-		s = s[:n]
+// tokens are those of an answer, with their times on our clock.
+func (p *Provider) tokens(t *oauth2.Token, asked time.Time) databroker.Tokens {
+	tokens := databroker.Tokens{AccessToken: t.AccessToken, RefreshToken: t.RefreshToken, TokenType: t.TokenType}
+	tokens.IDToken, _ = t.Extra("id_token").(string)
+	if !t.Expiry.IsZero() {
+		tokens.ExpiresAt = asked.Add(time.Until(t.Expiry).Round(time.Second))
 	}
-	return strings.ToValidUTF8(s, "?")
+	return tokens
+}
+
+// tokenFailure sorts what the token endpoint says.
+func (p *Provider) tokenFailure(doing string, err error) error {
+	var answer *oauth2.RetrieveError
+	if !errors.As(err, &answer) || answer.Response == nil {
+		p.doubt()
+		return failed(kindOfFailure(err), "%s: %w", doing, briefly(err))
+	}
+	// The answer's body may echo what we sent, so it is not for the log.
+	cause := fmt.Errorf("%s: provider answered %d %q", doing, answer.Response.StatusCode, bounded(answer.ErrorCode, 64))
+	kind := kindOfStatus(answer.Response.StatusCode)
+	if kind == Unusable {
+		kind = kindOfCode(answer.ErrorCode, answer.Response.StatusCode)
+	}
+	if kind != Refused {
+		p.doubt()
+	}
+	return &Error{kind, cause}
+}
+
+// kindOfCode sorts the errors of RFC 6749, section 5.2, and github's.
+func kindOfCode(code string, status int) Kind {
+	switch code {
+	case "invalid_grant", "bad_verification_code", "bad_refresh_token":
+		return Refused
+	case "invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope", "incorrect_client_credentials", "redirect_uri_mismatch":
+		return Misconfigured
+	case "temporarily_unavailable", "server_error", "slow_down":
+		return Unavailable
+	case "":
+		if status == http.StatusUnauthorized {
+			return Misconfigured
+		}
+	}
+	return Unusable
 }

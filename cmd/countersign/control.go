@@ -27,7 +27,8 @@ const (
 // the control socket, or of a file that no process has open.
 type records interface {
 	Sessions(ctx context.Context, userID string) ([]*databroker.Session, error)
-	DeleteSession(ctx context.Context, id string) error
+	RevokeSession(ctx context.Context, id string) error
+	RevokeUser(ctx context.Context, userID, idpID string) (ended int, err error)
 	CreateServiceAccount(ctx context.Context, a *databroker.ServiceAccount) error
 	ServiceAccounts(ctx context.Context) ([]*databroker.ServiceAccount, error)
 	DeleteServiceAccount(ctx context.Context, id string) error
@@ -50,12 +51,16 @@ func newControl(store records) http.Handler {
 	handle("GET /sessions", func(r *http.Request) (any, error) {
 		sessions, err := store.Sessions(r.Context(), r.URL.Query().Get("user"))
 		for _, s := range sessions {
-			s.Tokens = databroker.Tokens{}
+			s.Tokens, s.RefreshHash, s.PriorRefreshHash = databroker.Tokens{}, nil, nil
 		}
 		return sessions, err
 	})
 	handle("DELETE /sessions/{id}", func(r *http.Request) (any, error) {
-		return nil, store.DeleteSession(r.Context(), r.PathValue("id"))
+		return nil, store.RevokeSession(r.Context(), r.PathValue("id"))
+	})
+	handle("DELETE /sessions", func(r *http.Request) (any, error) {
+		ended, err := store.RevokeUser(r.Context(), r.URL.Query().Get("user"), "")
+		return ended, err
 	})
 	handle("GET /service-accounts", func(r *http.Request) (any, error) {
 		return store.ServiceAccounts(r.Context())
@@ -215,8 +220,13 @@ func (c remote) Sessions(ctx context.Context, userID string) (sessions []*databr
 	return sessions, err
 }
 
-func (c remote) DeleteSession(ctx context.Context, id string) error {
+func (c remote) RevokeSession(ctx context.Context, id string) error {
 	return c.call(ctx, http.MethodDelete, "/sessions/"+url.PathEscape(id), nil, nil)
+}
+
+func (c remote) RevokeUser(ctx context.Context, userID, _ string) (ended int, err error) {
+	err = c.call(ctx, http.MethodDelete, "/sessions?user="+url.QueryEscape(userID), nil, &ended)
+	return ended, err
 }
 
 func (c remote) CreateServiceAccount(ctx context.Context, a *databroker.ServiceAccount) error {

@@ -78,7 +78,7 @@ func newRoot() *cobra.Command {
 	})
 	root.AddCommand(
 		newRun(), newDemo(), newValidate(), newBootstrap(),
-		newServiceAccount(), newSession(), newKeys(), newVerify(), newPolicy(), newRecord(),
+		newServiceAccount(), newSession(), newLogin(), newKeys(), newVerify(), newPolicy(), newRecord(),
 	)
 	strict(root)
 	return root

@@ -36,6 +36,23 @@ type listed struct {
 	Email     string     `json:"email,omitempty"`
 	CreatedAt time.Time  `json:"created_at"`
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	// UsedAt and Method are of sessions: when one was last used, to the minute, and
+	// how it was made.
+	UsedAt *time.Time `json:"accessed_at,omitempty"`
+	Method string     `json:"method,omitempty"`
+}
+
+// printSessions is printList with how each session was made and when it was last
+// used.
+func printSessions(w io.Writer, output string, list []listed) error {
+	if output == "json" {
+		return printJSON(w, list)
+	}
+	rows := [][]string{{"ID", "USER", "EMAIL", "HOW", "USED", "CREATED", "EXPIRES"}}
+	for _, l := range list {
+		rows = append(rows, []string{shown(l.ID), shown(l.User), shown(l.Email), shown(l.Method), moment(l.UsedAt, "-"), moment(&l.CreatedAt, "-"), moment(l.ExpiresAt, "never")})
+	}
+	return printTable(w, rows)
 }
 
 func printList(w io.Writer, output string, list []listed) error {
@@ -44,13 +61,17 @@ func printList(w io.Writer, output string, list []listed) error {
 	}
 	rows := [][]string{{"ID", "USER", "EMAIL", "CREATED", "EXPIRES"}}
 	for _, l := range list {
-		expires := "never"
-		if l.ExpiresAt != nil {
-			expires = l.ExpiresAt.UTC().Format(time.RFC3339)
-		}
-		rows = append(rows, []string{shown(l.ID), shown(l.User), shown(l.Email), l.CreatedAt.UTC().Format(time.RFC3339), expires})
+		rows = append(rows, []string{shown(l.ID), shown(l.User), shown(l.Email), moment(&l.CreatedAt, "-"), moment(l.ExpiresAt, "never")})
 	}
 	return printTable(w, rows)
+}
+
+// moment is a time as a cell, none if there is none.
+func moment(t *time.Time, none string) string {
+	if t == nil {
+		return none
+	}
+	return t.UTC().Format(time.RFC3339)
 }
 
 // shown is a cell of a table. Identity providers fill these in, so what could

@@ -81,10 +81,13 @@ func signIn(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	email, err := strconv.Unquote(`"` + args[2] + `"`)
 	ts.Check(err)
+	if _, err := store.User(context.Background(), args[1]); err != nil {
+		ts.Check(store.PutUser(context.Background(), &databroker.User{ID: args[1], Email: email, CreatedAt: time.Now()}))
+	}
 	ts.Check(store.PutSession(context.Background(), &databroker.Session{
 		ID: args[0], UserID: args[1], Claims: map[string]any{"email": email},
-		Tokens:    databroker.Tokens{AccessToken: "a-secret-token"},
-		CreatedAt: time.Now(), ExpiresAt: time.Now().Add(life),
+		Tokens: databroker.Tokens{AccessToken: "a-secret-token"}, RefreshHash: []byte("a-secret-hash"), Origin: databroker.Origin{Method: "browser"},
+		CreatedAt: time.Now(), ExpiresAt: time.Now().Add(life), AccessedAt: time.Now(),
 	}))
 	ts.Check(store.Close())
 }

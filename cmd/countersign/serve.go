@@ -105,8 +105,8 @@ func (d *deployment) serve(ctx context.Context) error {
 	}
 
 	d.client = loopbackClient()
-	d.authn = authn.New(authn.Config{Store: d.store, Log: d.Log})
-	d.authz = authz.New(authz.Config{Store: d.store, Log: d.Log, HTTPClient: d.client})
+	d.authn = authn.New(authn.Config{Store: d.store, Log: d.Log, Accessible: d.accessible})
+	d.authz = authz.New(authz.Config{Store: d.store, Log: d.Log, HTTPClient: d.client, Bearer: bearer{d.authn}})
 	d.refresh = refresh.New(refresh.Config{Store: d.store, Log: d.Log})
 	d.xds = xds.NewServer(xds.ServerConfig{Log: d.Log})
 	if err := d.apply(ctx, cfg); err != nil {

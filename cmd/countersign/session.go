@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -35,9 +36,13 @@ func newSessionList() *cobra.Command {
 						continue
 					}
 					email, _ := s.Claims["email"].(string)
-					list = append(list, listed{ID: s.ID, User: s.UserID, Email: email, CreatedAt: s.CreatedAt, ExpiresAt: &s.ExpiresAt})
+					entry := listed{ID: s.ID, User: s.UserID, Email: email, CreatedAt: s.CreatedAt, ExpiresAt: &s.ExpiresAt, Method: s.Origin.Method}
+					if !s.AccessedAt.IsZero() {
+						entry.UsedAt = &s.AccessedAt
+					}
+					list = append(list, entry)
 				}
-				return printList(c.OutOrStdout(), output, list)
+				return printSessions(c.OutOrStdout(), output, list)
 			})
 		},
 	}
@@ -58,17 +63,7 @@ func newSessionRevoke() *cobra.Command {
 				return usageError{errors.New("name either a session id or --user USER_ID; session list shows both")}
 			}
 			return withRecords(c, path, func(_ *config.Config, store records) error {
-				ids := args
-				if user != "" {
-					sessions, err := store.Sessions(c.Context(), user)
-					if err != nil {
-						return fmt.Errorf("list sessions: %w", err)
-					}
-					for _, s := range sessions {
-						ids = append(ids, s.ID)
-					}
-				}
-				ended, err := revoke(c, store, ids, user != "")
+				ended, err := revoke(c.Context(), store, args, user)
 				if err != nil {
 					return err
 				}
@@ -82,19 +77,21 @@ func newSessionRevoke() *cobra.Command {
 	return c
 }
 
-// revoke ends sessions. Of a list that was read a moment ago some may have
-// ended on their own, which is as good.
-func revoke(c *cobra.Command, store records, ids []string, goneIsGood bool) (ended int, err error) {
-	for _, id := range ids {
-		switch err := store.DeleteSession(c.Context(), id); {
-		case errors.Is(err, databroker.ErrNotFound) && goneIsGood:
-			continue
-		case errors.Is(err, databroker.ErrNotFound):
-			return ended, fmt.Errorf("no session has the id %q; session list shows them", id)
-		case err != nil:
-			return ended, fmt.Errorf("revoke session: %w", err)
+// revoke ends the one session of args, or all of user's.
+func revoke(ctx context.Context, store records, args []string, user string) (ended int, err error) {
+	if user != "" {
+		ended, err = store.RevokeUser(ctx, user, "")
+		if errors.Is(err, databroker.ErrNotFound) {
+			return 0, fmt.Errorf("nobody with the user id %q has ever signed in; session list shows the ids", user)
 		}
-		ended++
+	} else {
+		ended, err = 1, store.RevokeSession(ctx, args[0])
+		if errors.Is(err, databroker.ErrNotFound) {
+			return 0, fmt.Errorf("no session has the id %q; session list shows them", args[0])
+		}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("revoke session: %w", err)
 	}
 	return ended, nil
 }

@@ -37,6 +37,8 @@ type system struct {
 	store  *databrokertest.Faulty
 	authz  *switchable
 	deploy *deployment
+	// wrap puts s.store between the services and the store.
+	wrap func(databroker.Store) databroker.Store
 
 	upstream *httptest.Server
 	// hits counts the requests that got through, pause delays their answers.
@@ -80,6 +82,10 @@ func newSystem(t testing.TB) *system {
 		_, _ = io.WriteString(w, "through")
 	}))
 	t.Cleanup(s.upstream.Close)
+	s.wrap = func(store databroker.Store) databroker.Store {
+		s.store = &databrokertest.Faulty{Store: store}
+		return s.store
+	}
 	s.write(s.config())
 	return s
 }
@@ -156,10 +162,7 @@ func (s *system) start() {
 	s.deploy = &deployment{
 		ConfigPath: s.path, Envoy: s.envoy(), Log: s.logger(),
 		Ready: func(databroker.Store) { close(ready) },
-		WrapStore: func(store databroker.Store) databroker.Store {
-			s.store = &databrokertest.Faulty{Store: store}
-			return s.store
-		},
+		WrapStore: s.wrap,
 	}
 	s.deploy.ServeAuthz = s.authz.serve(s.deploy.serveAuthz)
 	ctx, end := context.WithCancel(context.Background())

@@ -68,7 +68,9 @@ func (f *Faulty) Sessions(ctx context.Context, userID string) ([]*databroker.Ses
 
 // ProviderSessions implements databroker.Store.
 func (f *Faulty) ProviderSessions(ctx context.Context, idpID, sid string) ([]*databroker.Session, error) {
-	return call(ctx, f, func(ctx context.Context) ([]*databroker.Session, error) { return f.Store.ProviderSessions(ctx, idpID, sid) })
+	return call(ctx, f, func(ctx context.Context) ([]*databroker.Session, error) {
+		return f.Store.ProviderSessions(ctx, idpID, sid)
+	})
 }
 
 // RevokeSession implements databroker.Store.

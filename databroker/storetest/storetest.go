@@ -12,8 +12,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// KeepChanges is how many changes the stores under test must be opened to keep.
-const KeepChanges = 1500
+// What the stores under test must be opened with: how many changes they keep and
+// how many tickets.
+const (
+	KeepChanges = 1500
+	MaxTickets  = 50
+)
 
 // Reopener is a store that lasts. Where a store is one, the suite reopens it
 // between what it writes and what it then expects to read.
@@ -29,7 +33,7 @@ type Pruner interface {
 }
 
 // Run holds stores to the contract. Each call of open returns an empty store
-// that keeps KeepChanges changes and goes by the real clock; open sees to it
+// that keeps KeepChanges changes and MaxTickets tickets and goes by the real clock; open sees to it
 // that the store is closed after the test.
 func Run(t *testing.T, open func(t *testing.T) databroker.Store) {
 	t.Helper()
@@ -43,6 +47,15 @@ func Run(t *testing.T, open func(t *testing.T) databroker.Store) {
 		{"records are copied in and out", testCopies},
 		{"a write replaces the version that was read", testVersions},
 		{"sessions are listed oldest first", testSessions},
+		{"sessions are found by what the provider calls them", testProviderSessions},
+		{"a session says when it was last used", testTouchSessions},
+		{"many sessions are touched at once", testTouchManySessions},
+		{"a revoked session is gone and its user marked", testRevokeSession},
+		{"a revoked user has no sessions", testRevokeUser},
+		{"nobody but the store says when a user was revoked", testRevokedAt},
+		{"a refresh brings no revoked session back", testRevokedSessionStaysGone},
+		{"a revocation misses no older session", testRevokeRace},
+		{"a revocation ends a session amidst its refreshes", testRevokeRefreshRace},
 		{"a user is written and replaced", testUser},
 		{"a service account is created and deleted", testServiceAccount},
 		{"a user and a service account never share an id", testSharedID},
@@ -57,8 +70,20 @@ func Run(t *testing.T, open func(t *testing.T) databroker.Store) {
 		{"a replacement with one bad record is refused whole", testReplaceRecordsRefused},
 		{"a replacement may exceed the changes that are kept", testReplaceRecordsBeyondTheFeed},
 		{"a reader sees a replacement whole", testReplaceRecordsAtOnce},
+		{"a session out of bounds is refused", testSessionBounds},
 		{"a record out of bounds is refused", testBounds},
+		{"a ticket is written, replaced and taken", testTicket},
+		{"an expired ticket is none", testExpiredTicket},
+		{"a version of a ticket is given once", testTicketVersions},
+		{"tickets are copied in and out", testTicketCopies},
+		{"tickets are bounded", testTicketsFull},
+		{"one of many takes a ticket, one of many makes it", testTicketRace},
+		{"tickets and leases are no changes", testTicketsAreNoChanges},
+		{"a lease has one owner until it ends", testLease},
+		{"a lease runs out", testLeaseRunsOut},
+		{"one of many gets a lease", testLeaseRace},
 		{"what expired long ago is pruned", testPrune},
+		{"tickets and leases that are over are pruned", testPruneTickets},
 		{"prune is bounded", testPruneBounded},
 		{"every write is a change", testChanges},
 		{"a refused write is no change", testNoChange},
@@ -116,8 +141,9 @@ func newAccount(id string) *databroker.ServiceAccount {
 	}
 }
 
+// newTicket returns one that is good for an hour, as the store counts it.
 func newTicket(id string) *databroker.Ticket {
-	return &databroker.Ticket{ID: id, Data: []byte("\x00data of " + id + "\xff"), ExpiresAt: start().Add(time.Hour)}
+	return &databroker.Ticket{ID: id, Data: []byte("\x00data of " + id + "\xff"), ExpiresAt: time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)}
 }
 
 // again returns s, reopened if it lasts.

@@ -1,6 +1,7 @@
 // Package idptest is an OpenID Connect provider on loopback for tests. It
-// really works: it signs with RSA, redeems each code once, and checks the
-// client's secret and the PKCE verifier. A Behaviour makes it misbehave.
+// really works: it signs with RSA, redeems each code and, if told to, each refresh
+// token once, and checks the client's secret and the PKCE verifier. A Behaviour
+// makes it misbehave. It can pass for GitHub, too (see github.go).
 //
 // It asks nobody for a password: whoever comes is the Subject. Like others it
 // remembers when that was, and signs in anew only a new Subject, or for a max_age
@@ -10,13 +11,13 @@ package idptest
 import (
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -24,10 +25,12 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// The client that the provider knows.
+// The clients that the provider knows. The public one has no secret: it is a
+// program on somebody's own machine, and PKCE is all that it has.
 const (
-	ClientID     = "countersign-test"
-	ClientSecret = "a-client-secret-for-tests"
+	ClientID       = "countersign-test"
+	ClientSecret   = "a-client-secret-for-tests"
+	PublicClientID = "countersign-test-program"
 )
 
 // Behaviour is who signs in, and what the provider does wrong. The zero value
@@ -48,8 +51,10 @@ type Behaviour struct {
 	NoIDToken bool
 
 	Asking
-	// Now is its clock, time.Now if nil.
-	Now func() time.Time
+	Issuing
+	// Now is its clock, time.Now if nil; Skew is how far that is ahead.
+	Now  func() time.Time
+	Skew time.Duration
 
 	// UserInfoSubject is another sub in the userinfo; UserInfo adds claims.
 	UserInfoSubject string
@@ -75,24 +80,52 @@ type Asking struct {
 	MaxAgeError string
 }
 
+// Issuing is what tokens the provider gives.
+type Issuing struct {
+	// SessionID is the sid of ID tokens, "" for none.
+	SessionID string
+	// RotateRefresh makes refresh tokens good for one use. A second use ends all
+	// that came of the sign-in, as RFC 9700, section 4.14.2 asks for.
+	RotateRefresh bool
+	// NoRefreshToken gives none; NoRefreshedIDToken has a refresh give no ID token,
+	// and RefreshedNonce is the nonce of the one it gives, "" for none.
+	NoRefreshToken, NoRefreshedIDToken bool
+	RefreshedNonce                     string
+	// JWTAccessTokens has access tokens be JWTs with this aud.
+	JWTAccessTokens any
+	// SignedUserInfo has userinfo answer with a JWT.
+	SignedUserInfo bool
+	// Lifetime is that of access tokens, IDTokenLifetime that of ID tokens: an hour
+	// each if 0.
+	Lifetime, IDTokenLifetime time.Duration
+}
+
 // Refusals are what the endpoints say instead of an answer.
 type Refusals struct {
 	// AuthorizeError sends the browser back with an error.
 	AuthorizeError, AuthorizeDescription string
 	// TokenError is the error of a 400; the statuses replace 200.
-	TokenError                                   string
-	DiscoveryStatus, TokenStatus, UserInfoStatus int
+	TokenError                                               string
+	DiscoveryStatus, KeysStatus, TokenStatus, UserInfoStatus int
+	// Discovery replaces members of the discovery document; nil leaves one out.
+	Discovery map[string]any
+	// OnRequest runs before any endpoint answers, with the name by which it is
+	// counted. It may wait: the request's context ends when the client gives up.
+	OnRequest func(endpoint string, r *http.Request)
 }
 
 // Provider is the provider. Its URL is the issuer.
 type Provider struct {
 	*httptest.Server
-	key, other *rsa.PrivateKey
+	other func() *rsa.PrivateKey
 
 	mu        sync.Mutex
+	key       *rsa.PrivateKey
+	keyID     int
 	behaviour Behaviour
 	codes     map[string]url.Values
-	access    map[string]bool
+	access    map[string]string
+	refresh   map[string]*grant
 	counts    map[string]int
 	secrets   []string
 	// who signed in last, and when.
@@ -103,23 +136,29 @@ type Provider struct {
 // NewProvider starts a provider at which alice signs in; it ends with the test.
 func NewProvider(t testing.TB) *Provider {
 	t.Helper()
-	p := &Provider{codes: map[string]url.Values{}, access: map[string]bool{}, counts: map[string]int{}}
-	for _, k := range []**rsa.PrivateKey{&p.key, &p.other} {
-		var err error
-		if *k, err = rsa.GenerateKey(rand.Reader, 2048); err != nil {
-			t.Fatalf("make provider key: %v", err)
-		}
+	p := &Provider{
+		codes: map[string]url.Values{}, access: map[string]string{}, refresh: map[string]*grant{}, counts: map[string]int{},
+		behaviour: Alice(), other: sync.OnceValue(newKey), key: newKey(), keyID: 1,
 	}
-	p.behaviour = Alice()
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /.well-known/openid-configuration", p.discovery)
+	mux.HandleFunc("GET /{path...}", p.discovery)
 	mux.HandleFunc("GET /keys", p.keys)
 	mux.HandleFunc("GET /authorize", p.authorize)
 	mux.HandleFunc("POST /token", p.token)
 	mux.HandleFunc("GET /userinfo", p.userinfo)
+	mux.HandleFunc("GET /logout", p.logout)
+	p.github(mux)
 	p.Server = httptest.NewServer(mux)
 	t.Cleanup(p.Close)
 	return p
+}
+
+func newKey() *rsa.PrivateKey {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	return key
 }
 
 // Alice is somebody with a name, a verified address and groups.
@@ -129,15 +168,48 @@ func Alice() Behaviour {
 	}}
 }
 
-// Change changes the behaviour from now on.
+// Groups are n names of groups.
+func Groups(n int) []string {
+	groups := make([]string, n)
+	for i := range groups {
+		groups[i] = fmt.Sprintf("group-%04d", i)
+	}
+	return groups
+}
+
+// Change changes the behaviour from now on. A change to Claims replaces the map or
+// is made before the provider is asked for anything.
 func (p *Provider) Change(f func(*Behaviour)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	f(&p.behaviour)
 }
 
-// Count returns how often "discovery", "authorize", "token" or "userinfo" was
-// asked, or for "login" how often the Subject signed in.
+// RotateKeys replaces the signing key by a new one with a new kid, and publishes
+// that alone.
+func (p *Provider) RotateKeys() {
+	key := newKey()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.key = key
+	p.keyID++
+}
+
+// Revoke ends all that refresh and access tokens are good for, as an administrator
+// does who closes somebody's sessions.
+func (p *Provider) Revoke() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	clear(p.access)
+	for _, g := range p.refresh {
+		g.over = true
+	}
+}
+
+// Count returns how often "discovery", "keys", "authorize", "token", "userinfo",
+// "logout" or "github" was asked; or for "login" how often the Subject signed in,
+// for "refresh" how often a refresh token was traded, and for "reuse" how often one
+// that was used up came again.
 func (p *Provider) Count(endpoint string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -151,11 +223,15 @@ func (p *Provider) Secrets() []string {
 	return append([]string{ClientSecret}, p.secrets...)
 }
 
-func (p *Provider) enter(endpoint string) Behaviour {
+func (p *Provider) enter(endpoint string, r *http.Request) Behaviour {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.counts[endpoint]++
-	return p.behaviour
+	b := p.behaviour
+	p.mu.Unlock()
+	if b.OnRequest != nil {
+		b.OnRequest(endpoint, r)
+	}
+	return b
 }
 
 func (p *Provider) secret() string {
@@ -164,188 +240,71 @@ func (p *Provider) secret() string {
 	return s
 }
 
-func (p *Provider) discovery(w http.ResponseWriter, _ *http.Request) {
-	b := p.enter("discovery")
+const wellKnown = ".well-known/openid-configuration"
+
+// discovery answers below any path, as providers do that have several issuers.
+func (p *Provider) discovery(w http.ResponseWriter, r *http.Request) {
+	path, ok := strings.CutSuffix(r.URL.Path, "/"+wellKnown)
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	b := p.enter("discovery", r)
 	if b.DiscoveryStatus != 0 {
 		http.Error(w, "out of order", b.DiscoveryStatus)
 		return
 	}
 	doc := map[string]any{
-		"issuer": p.URL, "authorization_endpoint": p.URL + "/authorize", "token_endpoint": p.URL + "/token",
-		"jwks_uri": p.URL + "/keys", "userinfo_endpoint": p.URL + "/userinfo",
+		"issuer": p.URL + path, "authorization_endpoint": p.URL + "/authorize", "token_endpoint": p.URL + "/token",
+		"jwks_uri": p.URL + "/keys", "userinfo_endpoint": p.URL + "/userinfo", "end_session_endpoint": p.URL + "/logout",
 		"response_types_supported": []string{"code"}, "subject_types_supported": []string{"public"},
 		"id_token_signing_alg_values_supported": []string{"RS256", "HS256", "none"},
 		"code_challenge_methods_supported":      []string{"S256"},
+		"backchannel_logout_supported":          true, "backchannel_logout_session_supported": true,
 	}
 	if b.NoUserInfo {
 		delete(doc, "userinfo_endpoint")
 	}
+	for k, v := range b.Discovery {
+		if doc[k] = v; v == nil {
+			delete(doc, k)
+		}
+	}
 	answer(w, http.StatusOK, doc)
 }
 
-func (p *Provider) keys(w http.ResponseWriter, _ *http.Request) {
-	answer(w, http.StatusOK, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: &p.key.PublicKey, KeyID: "1", Algorithm: "RS256", Use: "sig"}}})
-}
-
-func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
-	b := p.enter("authorize")
-	q := r.URL.Query()
-	to, err := url.Parse(q.Get("redirect_uri"))
-	if err != nil || q.Get("client_id") != ClientID || q.Get("response_type") != "code" || q.Get("code_challenge_method") != "S256" || q.Get("nonce") == "" {
-		http.Error(w, "bad authorization request", http.StatusBadRequest)
-		return
-	}
-	back := url.Values{"state": {q.Get("state")}}
-	if b.AuthorizeError == "" && q.Has("max_age") {
-		b.AuthorizeError = b.MaxAgeError
-	}
-	if b.AuthorizeError != "" {
-		back.Set("error", b.AuthorizeError)
-		back.Set("error_description", b.AuthorizeDescription)
-	} else {
-		p.mu.Lock()
-		code := p.secret()
-		q.Set("auth_time", strconv.FormatInt(p.signIn(b, q).Unix(), 10))
-		p.codes[code] = q
-		p.mu.Unlock()
-		back.Set("code", code)
-	}
-	to.RawQuery = back.Encode()
-	http.Redirect(w, r, to.String(), http.StatusFound)
-}
-
-// signIn returns when the Subject last signed in, which may be now.
-func (p *Provider) signIn(b Behaviour, q url.Values) time.Time {
-	now := b.now()
-	old := q.Get("prompt") == "login"
-	if n, err := strconv.Atoi(q.Get("max_age")); err == nil {
-		old = old || now.Sub(p.signedInAt) > time.Duration(n)*time.Second
-	}
-	if p.signedInAt.IsZero() || p.subject != b.Subject || old && !b.NeverAsksAgain {
-		p.subject, p.signedInAt = b.Subject, now
-		p.counts["login"]++
-	}
-	return p.signedInAt
-}
-
-func (b Behaviour) now() time.Time {
-	if b.Now != nil {
-		return b.Now()
-	}
-	return time.Now()
-}
-
-func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
-	b := p.enter("token")
-	if err := r.ParseForm(); err != nil {
-		http.Error(w, "bad form", http.StatusBadRequest)
-		return
-	}
-	if b.OnToken != nil {
-		b.OnToken(r)
-	}
-	if b.TokenStatus != 0 || b.TokenError != "" {
-		answer(w, max(b.TokenStatus, http.StatusBadRequest), map[string]string{"error": b.TokenError, "error_description": r.FormValue("code")})
-		return
-	}
-	id, secret, ok := r.BasicAuth()
-	if !ok {
-		id, secret = r.FormValue("client_id"), r.FormValue("client_secret")
-	}
-	if id != ClientID || secret != ClientSecret {
-		answer(w, http.StatusUnauthorized, map[string]string{"error": "invalid_client"})
+func (p *Provider) keys(w http.ResponseWriter, r *http.Request) {
+	b := p.enter("keys", r)
+	if b.KeysStatus != 0 {
+		http.Error(w, "out of order", b.KeysStatus)
 		return
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	asked, ok := p.codes[r.FormValue("code")]
-	delete(p.codes, r.FormValue("code"))
-	sum := sha256.Sum256([]byte(r.FormValue("code_verifier")))
-	if !ok || asked.Get("redirect_uri") != r.FormValue("redirect_uri") || asked.Get("code_challenge") != base64.RawURLEncoding.EncodeToString(sum[:]) {
-		answer(w, http.StatusBadRequest, map[string]string{"error": "invalid_grant"})
-		return
-	}
-	access := p.secret()
-	p.access[access] = true
-	body := map[string]any{"access_token": access, "refresh_token": p.secret(), "token_type": "Bearer", "expires_in": 3600}
-	if !b.NoIDToken {
-		raw := p.idToken(b, asked)
-		p.secrets = append(p.secrets, raw)
-		body["id_token"] = raw
-	}
-	answer(w, http.StatusOK, body)
+	key := jose.JSONWebKey{Key: &p.key.PublicKey, KeyID: strconv.Itoa(p.keyID), Algorithm: "RS256", Use: "sig"}
+	p.mu.Unlock()
+	answer(w, http.StatusOK, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{key}})
 }
 
-func (p *Provider) idToken(b Behaviour, asked url.Values) string {
-	now := b.now()
-	claims := map[string]any{
-		"iss": p.URL, "aud": ClientID, "sub": b.Subject, "nonce": asked.Get("nonce"),
-		"iat": now.Unix(), "exp": now.Add(time.Hour).Unix(), "auth_time": json.Number(asked.Get("auth_time")),
+func (b Behaviour) now() time.Time {
+	now := time.Now()
+	if b.Now != nil {
+		now = b.Now()
 	}
-	if b.NoAuthTime || b.AuthTimeIfAsked && !asked.Has("max_age") {
-		delete(claims, "auth_time")
-	}
-	if b.AuthTime != nil {
-		claims["auth_time"] = b.AuthTime
-	}
-	for k, v := range b.Claims {
-		claims[k] = v
-	}
-	for k, v := range map[string]string{"nonce": b.Nonce, "iss": b.Issuer, "azp": b.AuthorizedParty} {
-		if v != "" {
-			claims[k] = v
-		}
-	}
-	if b.Audience != nil {
-		claims["aud"] = b.Audience
-	}
-	if b.Expired {
-		claims["exp"] = now.Add(-time.Hour).Unix()
-	}
-	payload, err := json.Marshal(claims)
-	if err != nil {
-		panic(err)
-	}
-	if b.Algorithm == "none" {
-		return base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + base64.RawURLEncoding.EncodeToString(payload) + "."
-	}
-	key := jose.SigningKey{Algorithm: jose.RS256, Key: jose.JSONWebKey{Key: p.key, KeyID: "1"}}
-	if b.WrongKey {
-		key.Key = jose.JSONWebKey{Key: p.other, KeyID: "1"}
-	}
-	if b.Algorithm == "HS256" {
-		key = jose.SigningKey{Algorithm: jose.HS256, Key: []byte(ClientSecret + ClientSecret)}
-	}
-	signer, err := jose.NewSigner(key, nil)
-	if err != nil {
-		panic(err)
-	}
-	signed, err := signer.Sign(payload)
-	if err != nil {
-		panic(err)
-	}
-	raw, err := signed.CompactSerialize()
-	if err != nil {
-		panic(err)
-	}
-	return raw
+	return now.Add(b.Skew)
 }
 
 func (p *Provider) userinfo(w http.ResponseWriter, r *http.Request) {
-	b := p.enter("userinfo")
+	b := p.enter("userinfo", r)
 	if b.UserInfoStatus != 0 {
 		http.Error(w, r.Header.Get("Authorization"), b.UserInfoStatus)
 		return
 	}
-	token, _ := bearer(r)
-	p.mu.Lock()
-	known := p.access[token]
-	p.mu.Unlock()
+	subject, known := p.holder(r)
 	if !known {
 		http.Error(w, "unknown token", http.StatusUnauthorized)
 		return
 	}
-	body := map[string]any{"sub": b.Subject}
+	body := map[string]any{"sub": subject}
 	for _, m := range []map[string]any{b.Claims, b.UserInfo} {
 		for k, v := range m {
 			body[k] = v
@@ -354,16 +313,27 @@ func (p *Provider) userinfo(w http.ResponseWriter, r *http.Request) {
 	if b.UserInfoSubject != "" {
 		body["sub"] = b.UserInfoSubject
 	}
+	if b.SignedUserInfo {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		w.Header().Set("Content-Type", "application/jwt")
+		_, _ = w.Write([]byte(p.mint(b, "", body, nil)))
+		return
+	}
 	answer(w, http.StatusOK, body)
 }
 
-func bearer(r *http.Request) (string, bool) {
+// holder is whose access token came with a request.
+func (p *Provider) holder(r *http.Request) (subject string, known bool) {
 	const scheme = "Bearer "
 	v := r.Header.Get("Authorization")
 	if len(v) < len(scheme) || v[:len(scheme)] != scheme {
 		return "", false
 	}
-	return v[len(scheme):], true
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	subject, known = p.access[v[len(scheme):]]
+	return subject, known
 }
 
 func answer(w http.ResponseWriter, status int, body any) {

@@ -12,14 +12,38 @@ import (
 // scopeGroups is what a client asks for to be told the groups of a person.
 const scopeGroups = "groups"
 
-// client is the one op.Client that the provider knows.
-type client struct{ config ProviderConfig }
+// client is an op.Client. One without a secret is a program on this machine.
+type client struct {
+	id, secret             string
+	redirects, afterLogout []string
+}
 
-func (c *client) GetID() string                       { return c.config.ClientID }
-func (c *client) RedirectURIs() []string              { return c.config.RedirectURIs }
-func (c *client) PostLogoutRedirectURIs() []string    { return c.config.PostLogoutRedirectURIs }
-func (c *client) ApplicationType() op.ApplicationType { return op.ApplicationTypeWeb }
-func (c *client) AuthMethod() oidc.AuthMethod         { return oidc.AuthMethodBasic }
+// newClients are the clients of a provider by their ids.
+func newClients(cfg ProviderConfig) map[string]*client {
+	all := map[string]*client{cfg.ClientID: {
+		id: cfg.ClientID, secret: cfg.ClientSecret, redirects: cfg.RedirectURIs, afterLogout: cfg.PostLogoutRedirectURIs,
+	}}
+	if cfg.PublicClientID != "" {
+		all[cfg.PublicClientID] = &client{id: cfg.PublicClientID, redirects: []string{"http://127.0.0.1/callback"}}
+	}
+	return all
+}
+
+func (c *client) GetID() string                    { return c.id }
+func (c *client) RedirectURIs() []string           { return c.redirects }
+func (c *client) PostLogoutRedirectURIs() []string { return c.afterLogout }
+func (c *client) ApplicationType() op.ApplicationType {
+	if c.secret == "" {
+		return op.ApplicationTypeNative
+	}
+	return op.ApplicationTypeWeb
+}
+func (c *client) AuthMethod() oidc.AuthMethod {
+	if c.secret == "" {
+		return oidc.AuthMethodNone
+	}
+	return oidc.AuthMethodBasic
+}
 func (c *client) ResponseTypes() []oidc.ResponseType {
 	return []oidc.ResponseType{oidc.ResponseTypeCode}
 }
@@ -33,7 +57,7 @@ func (c *client) ClockSkew() time.Duration            { return 0 }
 
 // DevMode lets tests have redirect URIs with plain http.
 func (c *client) DevMode() bool {
-	return slices.ContainsFunc(c.config.RedirectURIs, func(u string) bool { return strings.HasPrefix(u, "http://") })
+	return c.secret != "" && slices.ContainsFunc(c.redirects, func(u string) bool { return strings.HasPrefix(u, "http://") })
 }
 
 //nolint:staticcheck // ST1003: the library's interface has this name
@@ -53,6 +77,7 @@ type request struct {
 	auth   oidc.AuthRequest
 	person *Person
 	at     time.Time
+	sid    string
 }
 
 func (r *request) GetID() string          { return r.id }

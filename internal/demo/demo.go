@@ -41,6 +41,9 @@ const (
 	APIAccount = "api2-access"
 
 	clientID = "countersign-demo"
+	// PublicClientID is a client of the provider for programs on this machine, whose
+	// ID tokens can be exchanged for a token of ours.
+	PublicClientID = "countersign-programs"
 )
 
 // Config says where the demo runs. Listen and Dir are required.
@@ -115,7 +118,10 @@ func New(cfg Config) (_ *Demo, err error) {
 	d.provider, err = NewProvider(ProviderConfig{
 		Issuer: d.issuer, ClientID: clientID, ClientSecret: d.secret,
 		RedirectURIs:           []string{d.url(cfg.AuthenticateHost) + "/oauth2/callback"},
-		PostLogoutRedirectURIs: []string{d.url(cfg.AuthenticateHost) + "/", d.AppURL()},
+		PostLogoutRedirectURIs: []string{d.url(cfg.AuthenticateHost) + "/.pomerium/signed_out"},
+		PublicClientID:         PublicClientID,
+		BackchannelLogoutURI:   d.url(cfg.AuthenticateHost) + "/oauth2/backchannel_logout",
+		Client:                 d.client, AccessLife: 2 * time.Minute,
 		People:                 People(), Now: cfg.Now,
 	})
 	if err != nil {

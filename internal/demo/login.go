@@ -15,8 +15,7 @@ type login struct {
 type message struct{ Title, Text string }
 
 func (l *login) home(w http.ResponseWriter, _ *http.Request) {
-	show(w, http.StatusOK, "message", message{
-		"Nothing to do here", "This is the demo's identity provider. It shows a page when an application asks it who you are."})
+	show(w, http.StatusOK, "home", map[string]any{"People": l.store.people(), "Issuer": l.issuer})
 }
 
 func (l *login) signedOut(w http.ResponseWriter, _ *http.Request) {
@@ -35,7 +34,7 @@ func (l *login) choose(w http.ResponseWriter, r *http.Request) {
 		l.gone(w)
 		return
 	}
-	show(w, http.StatusOK, "people", map[string]any{"Request": id, "People": l.store.config.People, "Issuer": l.issuer})
+	show(w, http.StatusOK, "people", map[string]any{"Request": id, "People": l.store.people(), "Issuer": l.issuer})
 }
 
 func (l *login) chosen(w http.ResponseWriter, r *http.Request) {

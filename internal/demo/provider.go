@@ -8,14 +8,15 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
 )
 
-// ProviderConfig describes an OpenID provider with one client. All but
-// PostLogoutRedirectURIs and Now are required.
+// ProviderConfig describes an OpenID provider with one client. Issuer, the client's
+// id and secret, RedirectURIs and People are required.
 type ProviderConfig struct {
 	// Issuer is the URL of the provider, without a path. Requests for another
 	// host are refused.
@@ -23,6 +24,15 @@ type ProviderConfig struct {
 	ClientID, ClientSecret               string
 	RedirectURIs, PostLogoutRedirectURIs []string
 	People                               []Person
+	// PublicClientID is a client without a secret, for programs on this machine: its
+	// redirect URIs are http://127.0.0.1:PORT/callback. "" for none.
+	PublicClientID string
+	// BackchannelLogoutURI is told when somebody signs out here, by Client, for which
+	// every sign-in has a sid; "" for nobody.
+	BackchannelLogoutURI string
+	Client               *http.Client
+	// AccessLife is how long an access token lives, 5 minutes if 0.
+	AccessLife time.Duration
 	// Now is the clock of the records and of auth_time; tokens are dated by the
 	// system's.
 	Now func() time.Time
@@ -30,7 +40,8 @@ type ProviderConfig struct {
 
 // NewProvider returns an OpenID provider on which one signs in by choosing a
 // person: the authorization code flow with PKCE (S256), refresh tokens that
-// rotate, userinfo, revocation and sign-out. It asks each time, so max_age and
+// rotate, userinfo, revocation, sign-out, and back-channel logout. Its own page
+// changes the groups of people and signs them out. It asks each time, so max_age and
 // prompt=login get what they want, and auth_time is the moment of the choice.
 // Everything is in memory and made anew at each call, the signing key too. It
 // must not be reachable from outside the machine.
@@ -45,6 +56,13 @@ func NewProvider(cfg ProviderConfig) (http.Handler, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.AccessLife == 0 {
+		cfg.AccessLife = defaultAccessLife
+	}
+	if cfg.Client == nil {
+		cfg.Client = &http.Client{Timeout: 5 * time.Second}
+	}
+	cfg.People = slices.Clone(cfg.People) // they can be changed
 	store, err := newStorage(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("demo provider: %w", err)
@@ -75,6 +93,8 @@ func NewProvider(cfg ProviderConfig) (http.Handler, error) {
 	mux.HandleFunc("GET /login", login.choose)
 	mux.Handle("POST /login", http.NewCrossOriginProtection().Handler(http.HandlerFunc(login.chosen)))
 	mux.HandleFunc("GET /signed-out", login.signedOut)
+	mux.Handle("POST /groups", http.NewCrossOriginProtection().Handler(http.HandlerFunc(login.groups)))
+	mux.Handle("POST /sign-out", http.NewCrossOriginProtection().Handler(http.HandlerFunc(login.signOut)))
 	mux.Handle("/", protocol)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// Else a page of a stranger could reach us under a name of its own.

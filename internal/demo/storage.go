@@ -21,8 +21,9 @@ const (
 	// requestLife is how long somebody may look at the page with the people.
 	requestLife = 10 * time.Minute
 	codeLife    = time.Minute
-	accessLife  = 5 * time.Minute
 	refreshLife = 30 * 24 * time.Hour
+
+	defaultAccessLife = 5 * time.Minute
 
 	// maxRecords bounds each kind of record. Anyone who reaches the provider
 	// can begin sign-ins.
@@ -76,14 +77,16 @@ type grant struct {
 	clientID string
 	scopes   []string
 	at       time.Time
+	// sid is the session of the provider that it belongs to.
+	sid string
 }
 
 // storage is the op.Storage of the provider, all of it in memory.
 type storage struct {
-	config ProviderConfig
-	client *client
-	key    *ecdsa.PrivateKey
-	keyID  string
+	config  ProviderConfig
+	clients map[string]*client
+	key     *ecdsa.PrivateKey
+	keyID   string
 
 	mu       sync.Mutex
 	requests records[*request]
@@ -98,7 +101,7 @@ func newStorage(cfg ProviderConfig) (*storage, error) {
 		return nil, fmt.Errorf("make signing key: %w", err)
 	}
 	return &storage{
-		config: cfg, client: &client{cfg}, key: key, keyID: rand.Text(),
+		config: cfg, clients: newClients(cfg), key: key, keyID: rand.Text(),
 		requests: records[*request]{}, codes: records[*request]{},
 		access: records[*grant]{}, refresh: records[*grant]{},
 	}, nil
@@ -128,7 +131,7 @@ func (s *storage) choose(requestID, personID string) error {
 		return errors.New("no such person")
 	}
 	chosen := *old
-	chosen.person, chosen.at = person, now
+	chosen.person, chosen.at, chosen.sid = person, now, rand.Text()
 	return s.requests.put(requestID, &chosen, now, codeLife)
 }
 
@@ -207,13 +210,13 @@ func (s *storage) newAccess(r op.TokenRequest) (id string, expires time.Time, er
 		return "", time.Time{}, err
 	}
 	id, now := rand.Text(), s.config.Now()
-	return id, now.Add(accessLife), s.access.put(id, g, now, accessLife)
+	return id, now.Add(s.config.AccessLife), s.access.put(id, g, now, s.config.AccessLife)
 }
 
 func (s *storage) grantOf(r op.TokenRequest) (*grant, error) {
 	switch r := r.(type) {
 	case *request:
-		return &grant{r.person, r.auth.ClientID, r.auth.Scopes, r.at}, nil
+		return &grant{r.person, r.auth.ClientID, r.auth.Scopes, r.at, r.sid}, nil
 	case *refreshRequest:
 		return &r.grant, nil
 	}
@@ -291,20 +294,24 @@ func (s *storage) RevokeToken(_ context.Context, token, _, clientID string) *oid
 }
 
 func (s *storage) GetClientByClientID(_ context.Context, id string) (op.Client, error) {
-	if id != s.config.ClientID {
+	c := s.clients[id]
+	if c == nil {
 		return nil, oidc.ErrInvalidClient().WithDescription("unknown client")
 	}
-	return s.client, nil
+	return c, nil
 }
 
 func (s *storage) AuthorizeClientIDSecret(_ context.Context, id, secret string) error {
-	if id != s.config.ClientID || subtle.ConstantTimeCompare([]byte(secret), []byte(s.config.ClientSecret)) != 1 {
+	c := s.clients[id]
+	if c == nil || c.secret == "" || subtle.ConstantTimeCompare([]byte(secret), []byte(c.secret)) != 1 {
 		return oidc.ErrInvalidClient().WithDescription("wrong client or secret")
 	}
 	return nil
 }
 
 func (s *storage) SetUserinfoFromScopes(_ context.Context, info *oidc.UserInfo, userID, _ string, scopes []string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	p := s.person(userID)
 	if p == nil {
 		return errGone
@@ -318,8 +325,19 @@ func (s *storage) SetUserinfoFromScopes(_ context.Context, info *oidc.UserInfo, 
 		case oidc.ScopeProfile:
 			info.Name = p.Name
 		case scopeGroups:
-			info.AppendClaims("groups", p.Groups)
+			info.AppendClaims("groups", slices.Clone(p.Groups))
 		}
+	}
+	return nil
+}
+
+// SetUserinfoFromRequest adds to an ID token what its request knows.
+func (s *storage) SetUserinfoFromRequest(_ context.Context, info *oidc.UserInfo, r op.IDTokenRequest, _ []string) error {
+	switch r := r.(type) {
+	case *request:
+		info.AppendClaims("sid", r.sid)
+	case *refreshRequest:
+		info.AppendClaims("sid", r.sid)
 	}
 	return nil
 }

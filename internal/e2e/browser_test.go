@@ -18,6 +18,7 @@ func TestBrowser(t *testing.T) {
 		{"the remedies for pages that call another host work", testCORS},
 		{"policies that ask for more than a sign-in say so", testPolicyPages},
 		{"pages work without scripts", testWithoutScripts},
+		{"people find their applications and their other sessions, and end those", testOwnPages},
 		{"a page that breaks its policy is noticed", testNoticesViolations},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, c) })

@@ -48,6 +48,20 @@ func (w *world) newClient(http2 bool) *agent {
 	}}
 }
 
+// backchannel is how the provider reaches us. The authority is made later, at the
+// first start.
+func (w *world) backchannel() *http.Client {
+	return &http.Client{Timeout: 5 * time.Second, Transport: lateTrust{w}}
+}
+
+type lateTrust struct{ world *world }
+
+func (t lateTrust) RoundTrip(r *http.Request) (*http.Response, error) {
+	c := t.world.client1()
+	defer c.CloseIdleConnections()
+	return c.Client.Transport.RoundTrip(r)
+}
+
 // dialLoopback finds every host on this machine: the port says which.
 func dialLoopback(ctx context.Context, network, address string) (net.Conn, error) {
 	_, port, err := net.SplitHostPort(address)

@@ -9,9 +9,9 @@ import (
 
 // record is an entry of a list of the command line.
 type record struct {
-	ID, User, Email string
-	CreatedAt       time.Time  `json:"created_at"`
-	ExpiresAt       *time.Time `json:"expires_at"`
+	ID, User, Email, Method string
+	CreatedAt               time.Time  `json:"created_at"`
+	ExpiresAt               *time.Time `json:"expires_at"`
 }
 
 func (w *world) list(t testing.TB, args ...string) (list []record) {

@@ -302,7 +302,9 @@ func startProvider(w *world, people []demo.Person) (*provider, error) {
 	handler, err := demo.NewProvider(demo.ProviderConfig{
 		Issuer: p.issuer, ClientID: "e2e", ClientSecret: w.clientSecret, People: people,
 		RedirectURIs:           []string{w.authenticateURL("/oauth2/callback")},
-		PostLogoutRedirectURIs: []string{w.authenticateURL("/")},
+		PostLogoutRedirectURIs: []string{w.authenticateURL("/.pomerium/signed_out")},
+		PublicClientID:         demo.PublicClientID, AccessLife: w.options.AccessLife,
+		BackchannelLogoutURI: w.authenticateURL("/oauth2/backchannel_logout"), Client: w.backchannel(),
 	})
 	if err != nil {
 		return nil, err

@@ -71,6 +71,8 @@ type options struct {
 	// AuthenticateHost and ProviderHost are authenticate.DOMAIN and idp.DOMAIN
 	// if empty. Both must end in ".localhost".
 	AuthenticateHost, ProviderHost string
+	// AccessLife is how long the provider's access tokens live, 0 for its default.
+	AccessLife time.Duration
 	// NoProvider leaves out every idp_* key.
 	NoProvider bool
 	// Settings are lines of the global part of the configuration.
@@ -250,6 +252,7 @@ idp_provider_url: {{.Issuer}}
 idp_client_id: e2e
 idp_client_secret: {{.Secret}}
 idp_scopes: [openid, profile, email, groups, offline_access]
+programmatic_allowed_audiences: [{{.Programs}}]
 {{- end}}
 {{- range .Settings}}
 {{.}}
@@ -284,7 +287,7 @@ func (w *world) render(routes string) (string, error) {
 	var b bytes.Buffer
 	err = t.Execute(&b, map[string]any{
 		"Address": w.address(), "State": (&url.URL{Scheme: "file", Path: w.state}).String(), "Authenticate": w.authenticateURL(""),
-		"Issuer": issuer, "Secret": w.clientSecret, "Settings": w.options.Settings, "Dir": w.dir, "Domain": w.options.Domain,
+		"Issuer": issuer, "Secret": w.clientSecret, "Programs": demo.PublicClientID, "Settings": w.options.Settings, "Dir": w.dir, "Domain": w.options.Domain,
 	})
 	return b.String(), errors.Join(err, failed)
 }

@@ -1,10 +1,29 @@
 // Package pages is the look of every page that Countersign itself shows: what
-// went wrong, who is signed in, and what is being asked for. One embedded
-// template set, one style sheet inlined under a Content-Security-Policy hash,
-// no scripts and no outside assets.
+// went wrong, who is signed in, which applications there are, and what is being
+// asked for. One embedded template set, one style sheet inlined under a
+// Content-Security-Policy hash, no scripts and no outside assets: a logo that an
+// operator names is not fetched, a letter stands for it.
 //
 // It renders what it is given and decides nothing: not the status, not who may
 // see a page. A caller never hands it a token or an internal error text.
+//
+// # Languages
+//
+// Callers write English. HTML renders that, In another Language, which For chooses
+// by the reader's Accept-Language. Whatever a page says passes through the Messages
+// of the Language: the texts of the templates, and the sentences that callers
+// hand over (of Detail, Action and Option the label), by what they are in English.
+// A sentence that a caller has put something into is found by its pattern: "Taking
+// you to %s …" stands for "Taking you to app.example.com …". Names, claims, hosts
+// and other values stay what they are. Times are written so that every reader
+// takes them for the same, and in UTC.
+//
+// To add a language, write a file for it here with one function that returns its
+// Language, say german, and add that to languages. Its keys are the texts in
+// pages.html ({{$.T "…"}}) and what authn and authz hand over (Title, Message,
+// Reasons, Remedy, Label). What is missing shows in English, so it may grow. Let
+// someone read the pages who speaks the language; TestSamples keeps them all where
+// PAGES_OUT says.
 package pages
 
 import (
@@ -65,21 +84,103 @@ type Identity struct {
 	// EmailUnverified says that the provider does not vouch for Email.
 	EmailUnverified bool
 	Groups          []string
-	Since, Expires  time.Time
+	// Provider is the identity provider's name for people.
+	Provider string
+	// Times that are zero are left out.
+	Since, Refreshed, Used, Expires time.Time
 	// Claims are shown in the order given.
-	Claims    []Detail
+	Claims []Detail
+	// Sessions are the reader's others; MoreSessions is how many are not listed.
+	Sessions     []Session
+	MoreSessions int
+	// Everywhere signs out of all sessions. It stands with them.
+	Everywhere *Action
+	// Confirmation says what the reader has just done here.
+	Confirmation string
+	Actions      []Action
+	Host         string
+	RequestID    string
+}
+
+// Session is one more session of the reader.
+type Session struct {
+	// Client is what signed in, such as "Firefox on Linux", How a few words on the
+	// way it did.
+	Client, How string
+	// Provider and Address may be "".
+	Provider, Address string
+	Since, Used       time.Time
+	// SignOut ends it; nil for what cannot be ended here.
+	SignOut *Action
+}
+
+// Portal lists the applications that somebody may use.
+type Portal struct {
+	// Who is the person, as they know themselves.
+	Who    string
+	Groups []Group
+	// Actions, as everywhere.
 	Actions   []Action
-	Host      string
 	RequestID string
+}
+
+// Group is some applications under a heading.
+type Group struct {
+	Title string
+	// Note says something about all of them.
+	Note         string
+	Applications []Application
+	// More is how many are not listed.
+	More int
+}
+
+// Application is one that a person may use.
+type Application struct {
+	Name, Address, Description string
+	// URL opens it, "" for what no link leads to.
+	URL string
 }
 
 // Consent asks whether a program may act as the person who is signed in.
 type Consent struct {
-	// Target is the origin that would receive the credential.
+	// Target is the origin that would receive the credential, "" for a device that
+	// shows a code.
 	Target string
+	// Client is what the program calls itself, From where the device asked from;
+	// each may be "".
+	Client, From string
 	// Who is the person, as they know themselves.
 	Who       string
 	Expires   time.Time
+	Actions   []Action
+	RequestID string
+}
+
+// Chooser asks which identity provider to sign in with.
+type Chooser struct {
+	// Host is where the reader wants to go, "" for nowhere in particular.
+	Host      string
+	Options   []Option
+	RequestID string
+}
+
+// Option is one identity provider to choose.
+type Option struct {
+	// Label is its name, Detail a line below it, most often its host.
+	Label, Detail string
+	URL           string
+	// Kind is the provider's kind as in the configuration, for the mark beside it.
+	Kind string
+}
+
+// DeviceCode asks for the code that a terminal or a device shows.
+type DeviceCode struct {
+	// Code is what the field holds at first, Problem what is wrong with it.
+	Code, Problem string
+	// Who is the person, as they know themselves.
+	Who string
+	// Actions begin with the one that sends the form; the field's name is
+	// user_code.
 	Actions   []Action
 	RequestID string
 }
@@ -92,47 +193,108 @@ var markup string
 
 var templates = template.Must(template.New("pages").Funcs(template.FuncMap{
 	"cut":   cut,
+	"first": initial,
+	"kind":  kind,
 	"style": func() template.CSS { return template.CSS(style) },
-	"when":  func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 MST") },
+	"when":  func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 MST") },
 	"stamp": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 }).Parse(markup))
 
-// HTML renders the page.
-func (n Notice) HTML() []byte {
-	n.RefreshTo = navigable(n.RefreshTo)
-	n.Reasons = first(n.Reasons)
-	n.Details = first(n.Details)
-	return render("notice", struct {
-		Notice
-		Head       string
-		StatusText string
-		Mood       string
-	}{n, n.Title, http.StatusText(n.Status), mood(n.Status)})
+// Page is any of them.
+type Page interface {
+	// HTML renders the page in English.
+	HTML() []byte
+	// In renders the page in a language; nil is English.
+	In(l *Language) []byte
+}
+
+// view is what every template needs besides its page.
+type view struct {
+	*Language
+	// Head is the title of the window.
+	Head string
+	// Refresh is where the page navigates to by itself.
+	Refresh string
+	Wide    bool
 }
 
 // HTML renders the page.
-func (i Identity) HTML() []byte {
+func (n Notice) HTML() []byte { return n.In(nil) }
+
+// In renders the page in a language.
+func (n Notice) In(l *Language) []byte {
+	n.Reasons = first(n.Reasons)
+	n.Details = first(n.Details)
+	return render("notice", struct {
+		view
+		Notice
+		StatusText string
+		Mood       string
+	}{view{Language: l.or(), Head: n.Title, Refresh: navigable(n.RefreshTo)}, n, http.StatusText(n.Status), mood(n.Status)})
+}
+
+// HTML renders the page.
+func (i Identity) HTML() []byte { return i.In(nil) }
+
+// In renders the page in a language.
+func (i Identity) In(l *Language) []byte {
 	i.Groups = first(i.Groups)
 	i.Claims = first(i.Claims)
+	i.Sessions = first(i.Sessions)
 	head := "Not signed in"
 	if i.SignedIn {
 		head = "Signed in"
 	}
 	return render("identity", struct {
+		view
 		Identity
-		Head      string
-		Initial   string
-		RefreshTo string
-	}{i, head, initial(i.Name, i.Email, i.UserID), ""})
+		Initial string
+	}{view{Language: l.or(), Head: head}, i, initial(i.Name, i.Email, i.UserID)})
 }
 
 // HTML renders the page.
-func (c Consent) HTML() []byte {
+func (p Portal) HTML() []byte { return p.In(nil) }
+
+// In renders the page in a language.
+func (p Portal) In(l *Language) []byte {
+	return render("portal", struct {
+		view
+		Portal
+	}{view{Language: l.or(), Head: "Your applications", Wide: true}, p})
+}
+
+// HTML renders the page.
+func (c Consent) HTML() []byte { return c.In(nil) }
+
+// In renders the page in a language.
+func (c Consent) In(l *Language) []byte {
 	return render("consent", struct {
+		view
 		Consent
-		Head      string
-		RefreshTo string
-	}{c, "Allow access?", ""})
+	}{view{Language: l.or(), Head: "Allow access?"}, c})
+}
+
+// HTML renders the page.
+func (c Chooser) HTML() []byte { return c.In(nil) }
+
+// In renders the page in a language.
+func (c Chooser) In(l *Language) []byte {
+	c.Options = first(c.Options)
+	return render("chooser", struct {
+		view
+		Chooser
+	}{view{Language: l.or(), Head: "Sign in"}, c})
+}
+
+// HTML renders the page.
+func (d DeviceCode) HTML() []byte { return d.In(nil) }
+
+// In renders the page in a language.
+func (d DeviceCode) In(l *Language) []byte {
+	return render("device", struct {
+		view
+		DeviceCode
+	}{view{Language: l.or(), Head: "Enter the code"}, d})
 }
 
 // Header returns the headers that every page needs. formTargets are the
@@ -222,6 +384,15 @@ func cut(s string) string {
 		return strings.ToValidUTF8(s, "\uFFFD")
 	}
 	return strings.ToValidUTF8(s[:maxText], "") + "…"
+}
+
+// kind is a provider's kind, to choose a colour by; "" for one without.
+func kind(s string) string {
+	switch s {
+	case "google", "azure", "okta", "auth0", "cognito", "ping", "onelogin", "gitlab", "keycloak", "github", "apple":
+		return s
+	}
+	return ""
 }
 
 func initial(names ...string) string {

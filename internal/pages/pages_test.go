@@ -13,35 +13,15 @@ import (
 	"unicode/utf8"
 
 	"github.com/countersign/countersign/internal/pages"
+	"github.com/countersign/countersign/internal/pages/pagestest"
 )
 
 func samples() map[string][]byte {
-	at := time.Date(2026, 11, 22, 18, 30, 0, 0, time.UTC)
-	return map[string][]byte{
-		"refused": pages.Notice{
-			Status: 403, Title: "You may not open this page", Message: "You are signed in as alice@example.com, but reports.example.com does not let you in.",
-			Reasons:   []string{"It asks for an address at staff.example.com.", "It asks for the group “reports”; you have: engineering, on-call."},
-			Remedy:    "If you think you should have access, send the request number below to the people who run this site.",
-			Actions:   []pages.Action{{Label: "Who am I here?", URL: "/.pomerium/"}, {Label: "Sign in as someone else", URL: "/.pomerium/sign_out", Post: true}},
-			RequestID: "6f1f2b1c-63a8-4d7e-9d34-a2a6ab4f0d9e",
-		}.HTML(),
-		"trouble": pages.Notice{
-			Status: 503, Title: "Sign-in is not available", Message: "The identity provider cannot be reached right now.",
-			Remedy: "Try again in a moment. You stay signed in where you are.", Actions: []pages.Action{{Label: "Try again", URL: "/x?a=1&b=2"}}, RequestID: "6f1f2b1c",
-		}.HTML(),
-		"moving": pages.Notice{Title: "You are signed in", Message: "Taking you to app.example.com.", RefreshTo: "https://app.example.com/x?a=1&b=2",
-			Actions: []pages.Action{{Label: "Continue", URL: "https://app.example.com/x?a=1&b=2"}}}.HTML(),
-		"identity": pages.Identity{
-			SignedIn: true, Name: "Alice Ångström", Email: "alice@example.com", UserID: "auth0|8f14e45fceea167a5a36dedd4bea2543", EmailUnverified: true,
-			Groups: []string{"engineering", "on-call", "reports"}, Since: at, Expires: at.Add(14 * time.Hour), Host: "app.example.com",
-			Claims:    []pages.Detail{{Label: "department", Value: "Platform"}, {Label: "groups", Value: "engineering, on-call, reports"}, {Label: "picture", Value: "https://idp.example.com/pictures/8f14e45fceea167a5a36dedd4bea2543.png"}},
-			Actions:   []pages.Action{{Label: "Sign out", URL: "/.pomerium/sign_out", Post: true}},
-			RequestID: "6f1f2b1c",
-		}.HTML(),
-		"nobody": pages.Identity{Host: "app.example.com"}.HTML(),
-		"consent": pages.Consent{Target: "http://127.0.0.1:51234", Who: "alice@example.com", Expires: at,
-			Actions: []pages.Action{{Label: "Allow", URL: "/.pomerium/consent", Post: true, Fields: []pages.Detail{{Label: "form", Value: "sealed"}}}, {Label: "Cancel", URL: "/.pomerium/"}}}.HTML(),
+	rendered := map[string][]byte{}
+	for name, page := range pagestest.Samples() {
+		rendered[name] = page.HTML()
 	}
+	return rendered
 }
 
 // TestSamples keeps the pages for a person to look at, where PAGES_OUT says.

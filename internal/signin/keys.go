@@ -6,7 +6,8 @@
 // Every purpose has its own key, derived from one of the two secrets of the
 // deployment with HKDF-SHA256 (RFC 5869):
 //
-//	shared secret   session token, account token, link, hand-off
+//	shared secret   session token, account token, link, hand-off, sign-out,
+//	                refresh token, device code, digests
 //	cookie secret   provider state, sign-in cookie, authenticate cookie, form
 //
 // so that nothing made for one purpose opens as another. The package keeps no
@@ -23,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -61,6 +63,13 @@ const (
 	PurposeAuthenticateCookie
 	// PurposeForm ties a form (consent, sign-out) to the browser it was shown to.
 	PurposeForm
+	// PurposeSignOut is what a sign-out carries from one host to the next and
+	// through the identity provider.
+	PurposeSignOut
+	// PurposeRefreshToken is what a program renews its access with.
+	PurposeRefreshToken
+	// PurposeDeviceCode is what a device asks with whether its person has agreed.
+	PurposeDeviceCode
 	purposes
 )
 
@@ -76,6 +85,12 @@ func (p Purpose) String() string {
 		return "authenticate cookie"
 	case PurposeForm:
 		return "form"
+	case PurposeSignOut:
+		return "sign-out"
+	case PurposeRefreshToken:
+		return "refresh token"
+	case PurposeDeviceCode:
+		return "device code"
 	}
 	return fmt.Sprintf("purpose %d", int(p))
 }
@@ -91,8 +106,8 @@ const (
 // Keys are the keys of one deployment, safe for concurrent use. They print as
 // their type's name only.
 type Keys struct {
-	session, account, link *macKey
-	seals                  [purposes]cipher.AEAD
+	session, account, link, digest *macKey
+	seals                          [purposes]cipher.AEAD
 }
 
 // NewKeys derives the keys from shared_secret and cookie_secret, of at least 32
@@ -112,6 +127,7 @@ func NewKeys(shared, cookie []byte) (*Keys, error) {
 		{"session token", &k.session},
 		{"account token", &k.account},
 		{"link", &k.link},
+		{"digest", &k.digest},
 	} {
 		key, err := derive(shared, m.name)
 		if err != nil {
@@ -121,7 +137,8 @@ func NewKeys(shared, cookie []byte) (*Keys, error) {
 	}
 	for p := PurposeHandoff; p < purposes; p++ {
 		secret := cookie
-		if p == PurposeHandoff {
+		switch p {
+		case PurposeHandoff, PurposeSignOut, PurposeRefreshToken, PurposeDeviceCode:
 			secret = shared
 		}
 		key, err := derive(secret, p.String())
@@ -177,6 +194,18 @@ func (k *Keys) Open(p Purpose, sealed string, additional []byte) ([]byte, error)
 		return nil, fmt.Errorf("open %s: %w", p, ErrSignature)
 	}
 	return plain, nil
+}
+
+// Digest is a keyed digest of what somebody holds, as 43 characters: a record that
+// is found by it can be neither guessed nor led back to that. Each kind of thing has
+// digests of its own.
+func (k *Keys) Digest(kind string, parts ...string) string {
+	text := []byte(strconv.Quote(kind))
+	for _, p := range parts {
+		text = append(strconv.AppendInt(append(text, ' '), int64(len(p)), 10), ':')
+		text = append(text, p...)
+	}
+	return k.digest.sign(string(text))
 }
 
 // bind is the authenticated data: the purpose, ended by a NUL that no name

@@ -259,15 +259,24 @@ type Handoff struct {
 	Flow string
 	// RedirectURI is the absolute URL that the browser asked for first.
 	RedirectURI string
+	// Host gets the session, "" for that of RedirectURI: a sign-in at several
+	// hosts passes by each of them before it ends. Hosts are those that are left.
+	Host  string
+	Hosts []string
+	// Round is that of the link.
+	Round int
 	// ExpiresAt is kept to the second.
 	ExpiresAt time.Time
 }
 
 type handoffWire struct {
-	Token    string `json:"t"`
-	Flow     string `json:"f"`
-	Redirect string `json:"r"`
-	Expiry   int64  `json:"e"`
+	Token    string   `json:"t"`
+	Flow     string   `json:"f"`
+	Redirect string   `json:"r"`
+	Host     string   `json:"h,omitempty"`
+	Hosts    []string `json:"l,omitempty"`
+	Round    int      `json:"n,omitempty"`
+	Expiry   int64    `json:"e"`
 }
 
 // SealHandoff seals h for OpenHandoff.
@@ -278,7 +287,7 @@ func (k *Keys) SealHandoff(h Handoff) (string, error) {
 	if len(h.RedirectURI) > MaxRedirect {
 		return "", errors.New("seal hand-off: the redirect URL is too long")
 	}
-	plain, err := json.Marshal(handoffWire{h.SessionToken, h.Flow, h.RedirectURI, h.ExpiresAt.Unix()})
+	plain, err := json.Marshal(handoffWire{h.SessionToken, h.Flow, h.RedirectURI, h.Host, h.Hosts, h.Round, h.ExpiresAt.Unix()})
 	if err != nil {
 		return "", fmt.Errorf("seal hand-off: %w", err)
 	}
@@ -296,15 +305,15 @@ func (k *Keys) OpenHandoff(sealed string, now time.Time) (Handoff, error) {
 	if err := json.Unmarshal(plain, &w); err != nil {
 		return Handoff{}, fmt.Errorf("open hand-off: %w", ErrMalformed)
 	}
-	h := Handoff{w.Token, w.Flow, w.Redirect, time.Unix(w.Expiry, 0)}
+	h := Handoff{w.Token, w.Flow, w.Redirect, w.Host, w.Hosts, w.Round, time.Unix(w.Expiry, 0)}
 	if now.After(h.ExpiresAt.Add(Leeway)) {
 		return Handoff{}, fmt.Errorf("open hand-off: %w", ErrExpired)
 	}
 	return h, nil
 }
 
-// HandoffURL is the signed link that brings h to the host of h.RedirectURI. A
-// zero h.ExpiresAt becomes LinkLife from now.
+// HandoffURL is the signed link that brings h to h.Host, or else to the host of
+// h.RedirectURI. A zero h.ExpiresAt becomes LinkLife from now.
 func (k *Keys) HandoffURL(h Handoff, now time.Time) (string, error) {
 	target, err := SafeRedirect(h.RedirectURI, func(string) bool { return true })
 	if err != nil {
@@ -321,6 +330,9 @@ func (k *Keys) HandoffURL(h Handoff, now time.Time) (string, error) {
 		return "", err
 	}
 	u := &url.URL{Scheme: target.Scheme, Host: target.Host, Path: CallbackPath}
+	if h.Host != "" {
+		u.Host = h.Host
+	}
 	u.RawQuery = url.Values{
 		ParamSessionEncrypted: {sealed},
 		ParamRedirectURI:      {h.RedirectURI},

@@ -333,8 +333,13 @@ func FuzzMaxAge(f *testing.F) {
 
 func TestHandoff(t *testing.T) {
 	k := testKeys(t)
-	want := Handoff{"token", "id.hash", "https://app.example.com:8443/a?b", noon.Add(LinkLife)}
-	link, err := k.HandoffURL(Handoff{SessionToken: "token", Flow: "id.hash", RedirectURI: "https://app.example.com:8443/a?b"}, noon)
+	want := Handoff{
+		SessionToken: "token", Flow: "id.hash", RedirectURI: "https://app.example.com:8443/a?b",
+		Hosts: []string{"b.example.com"}, Round: 2, ExpiresAt: noon.Add(LinkLife),
+	}
+	asked := want
+	asked.ExpiresAt = time.Time{}
+	link, err := k.HandoffURL(asked, noon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -367,6 +372,10 @@ func TestHandoff(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", name, err, tt.want)
 		}
 	}
+	asked.Host = "b.example.com"
+	if link, err = k.HandoffURL(asked, noon); err != nil || parseURL(t, link).Host != "b.example.com" {
+		t.Errorf("for another host: got %s, %v", link, err)
+	}
 	if _, err := k.OpenHandoff(k.Seal(PurposeHandoff, []byte("{"), nil), noon); !errors.Is(err, ErrMalformed) {
 		t.Errorf("broken content: got %v", err)
 	}
@@ -388,7 +397,7 @@ func TestHandoffRefuses(t *testing.T) {
 	if _, err := k.SealHandoff(Handoff{SessionToken: "t", Flow: "f", RedirectURI: "https://a.example"}); err == nil {
 		t.Error("sealed without expiry")
 	}
-	if _, err := k.SealHandoff(Handoff{"t", "f", "https://a.example/" + strings.Repeat("x", MaxRedirect), noon}); err == nil {
+	if _, err := k.SealHandoff(Handoff{SessionToken: "t", Flow: "f", RedirectURI: "https://a.example/" + strings.Repeat("x", MaxRedirect), ExpiresAt: noon}); err == nil {
 		t.Error("sealed a redirect URL of more than 8 KiB")
 	}
 }

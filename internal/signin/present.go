@@ -20,6 +20,8 @@ const (
 	// maxValues bounds the values taken of one cookie name. With the three
 	// places after the cookie a request has at most eight credentials.
 	maxValues = 5
+	// maxBearer bounds a bearer token of a provider: databroker's bound for one.
+	maxBearer = 64 << 10
 	// MaxPresented is the most that Present returns.
 	MaxPresented = maxValues + 3
 )
@@ -33,6 +35,8 @@ const (
 	SourceXPomeriumAuthorization
 	SourceAuthorizationPomerium
 	SourceBearerPomerium
+	// SourceBearer is a token of ours as a plain bearer token, known by its header.
+	SourceBearer
 	SourceQuery
 )
 
@@ -46,6 +50,8 @@ func (s Source) String() string {
 		return "Authorization: Pomerium"
 	case SourceBearerPomerium:
 		return "Authorization: Bearer Pomerium-"
+	case SourceBearer:
+		return "Authorization: Bearer"
 	case SourceQuery:
 		return ParamSession
 	}
@@ -89,8 +95,40 @@ func Present(cookieName string, cookies []string, xPomeriumAuthorization, author
 	return found
 }
 
-// authorizationToken reads "Pomerium <token>" and "Bearer Pomerium-<token>".
-// Schemes are case-insensitive (RFC 9110, section 11.1).
+// Choose returns whoever the first good credential of a request stands for, or nil
+// for nobody. found is what Present returned; open says who one of them stands for,
+// nil if that is nobody here, and its error means that it cannot be known, and ends
+// the choice. Two cookies that stand for two, told apart by id, count as none of
+// them: we cannot know which of the two the browser's owner meant, and which a
+// neighbouring host planted. A credential in another place still counts then.
+func Choose[T any](found []Presented, open func(Presented) (*T, error), id func(*T) string) (*T, error) {
+	var cookie *T
+	quarrel := false
+	for _, p := range found {
+		if p.Source != SourceCookie && cookie != nil && !quarrel {
+			break
+		}
+		who, err := open(p)
+		switch {
+		case err != nil:
+			return nil, err
+		case who == nil:
+		case p.Source != SourceCookie:
+			return who, nil
+		case cookie == nil:
+			cookie = who
+		case id(cookie) != id(who):
+			quarrel = true
+		}
+	}
+	if quarrel {
+		return nil, nil
+	}
+	return cookie, nil
+}
+
+// authorizationToken reads "Pomerium <token>", "Bearer Pomerium-<token>" and, if it
+// claims to be one of ours, "Bearer <token>". Schemes are case-insensitive (RFC 9110, section 11.1).
 func authorizationToken(v string) (string, Source) {
 	scheme, rest := cutScheme(v)
 	switch {
@@ -99,6 +137,9 @@ func authorizationToken(v string) (string, Source) {
 	case strings.EqualFold(scheme, "Bearer"):
 		if len(rest) > len("Pomerium-") && strings.EqualFold(rest[:len("Pomerium-")], "Pomerium-") {
 			return rest[len("Pomerium-"):], SourceBearerPomerium
+		}
+		if ownToken(rest) {
+			return rest, SourceBearer
 		}
 	}
 	return "", 0
@@ -115,19 +156,32 @@ func cutScheme(v string) (scheme, rest string) {
 
 // OwnAuthorization reports whether an Authorization header carries one of our
 // credentials, in any form that we or somebody lenient would read, and so must
-// not reach an upstream. That includes our tokens as plain bearer tokens, which
-// Present does not accept.
+// not reach an upstream.
 func OwnAuthorization(v string) bool {
 	for part := range strings.SplitSeq(v, ",") {
 		if _, source := authorizationToken(part); source != 0 {
 			return true
 		}
-		scheme, rest := cutScheme(part)
-		if strings.EqualFold(scheme, "Bearer") && ownToken(rest) {
-			return true
-		}
 	}
 	return false
+}
+
+// BearerToken returns the token of an Authorization header of the scheme Bearer
+// (RFC 6750, section 2.1) that is none of ours. ok is false for any other header;
+// what is no token, or longer than a provider's may be, is "".
+func BearerToken(authorization string) (token string, ok bool) {
+	scheme, token := cutScheme(authorization)
+	if !strings.EqualFold(scheme, "Bearer") || OwnAuthorization(authorization) {
+		return "", false
+	}
+	if len(token) > maxBearer || strings.ContainsFunc(token, notInToken) {
+		return "", true
+	}
+	return token, true
+}
+
+func notInToken(r rune) bool {
+	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-._~+/=", r))
 }
 
 // ownToken reports whether a token claims to be one of ours.

@@ -1,6 +1,7 @@
 package signin
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -53,6 +54,10 @@ func TestPresent(t *testing.T) {
 		{name: "Bearer Pomerium-", auth: "Bearer Pomerium-a", want: []Presented{{"a", SourceBearerPomerium}}},
 		{name: "bearer pomerium-", auth: "bearer pomerium-a", want: []Presented{{"a", SourceBearerPomerium}}},
 		{name: "Bearer Pomerium- and nothing", auth: "Bearer Pomerium-"},
+		{name: "Bearer and a token of ours", auth: "Bearer @a", want: []Presented{{sessionHeader + "a", SourceBearer}}},
+		{name: "bearer, with spaces, and an account's", auth: " bearer   " + accountHeader + "a ", want: []Presented{{accountHeader + "a", SourceBearer}}},
+		{name: "a token of ours behind another word", auth: "Bearer x @a"},
+		{name: "a token of ours that is too long", auth: "Bearer @" + long},
 		{name: "somebody else's bearer token", auth: "Bearer a"},
 		{name: "Basic", auth: "Basic YTpi"},
 		{name: "a word", auth: "Pomerium"},
@@ -73,6 +78,7 @@ func TestPresent(t *testing.T) {
 			for i, header := range tt.cookies { // @ stands for the beginning of a token
 				tt.cookies[i] = strings.ReplaceAll(header, "@", sessionHeader)
 			}
+			tt.auth = strings.ReplaceAll(tt.auth, "@", sessionHeader)
 			got := Present("_pomerium", tt.cookies, tt.xPomerium, tt.auth, tt.query)
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
@@ -92,6 +98,103 @@ func TestCookiesDoNotCrowdOutHeaders(t *testing.T) {
 	}
 }
 
+func TestChoose(t *testing.T) {
+	cookie := func(token string) Presented { return Presented{token, SourceCookie} }
+	header := func(token string) Presented { return Presented{token, SourceBearer} }
+	broken := errors.New("broken")
+	// Tokens stand for the person whose name they begin with; - for nobody.
+	open := func(p Presented) (*string, error) {
+		name, _, _ := strings.Cut(p.Token, "/")
+		switch name {
+		case "-":
+			return nil, nil
+		case "broken":
+			return nil, broken
+		}
+		return &name, nil
+	}
+	tests := []struct {
+		name  string
+		found []Presented
+		want  string
+		err   error
+	}{
+		{"nothing", nil, "", nil},
+		{"a cookie", []Presented{cookie("ana")}, "ana", nil},
+		{"a header", []Presented{header("ana")}, "ana", nil},
+		{"a bad cookie before a good one", []Presented{cookie("-"), cookie("ana")}, "ana", nil},
+		{"two cookies of one person", []Presented{cookie("ana/1"), cookie("ana/2")}, "ana", nil},
+		{"two cookies of two people", []Presented{cookie("ana"), cookie("bob")}, "", nil},
+		{"three cookies of two people", []Presented{cookie("ana"), cookie("bob"), cookie("ana")}, "", nil},
+		{"a cookie before a header", []Presented{cookie("ana"), header("bob")}, "ana", nil},
+		{"a bad cookie before a header", []Presented{cookie("-"), header("bob")}, "bob", nil},
+		{"a quarrel before a header", []Presented{cookie("ana"), cookie("bob"), header("cy")}, "cy", nil},
+		{"a quarrel before a bad header", []Presented{cookie("ana"), cookie("bob"), header("-")}, "", nil},
+		{"two headers", []Presented{header("-"), header("bob"), header("cy")}, "bob", nil},
+		{"a cookie that cannot be looked up", []Presented{cookie("broken"), cookie("ana")}, "", broken},
+		{"a good cookie before one that cannot", []Presented{cookie("ana"), cookie("broken")}, "", broken},
+		{"a good cookie before a header that cannot", []Presented{cookie("ana"), header("broken")}, "ana", nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			who, err := Choose(tt.found, open, func(name *string) string { return *name })
+			got := ""
+			if who != nil {
+				got = *who
+			}
+			if got != tt.want || !errors.Is(err, tt.err) {
+				t.Errorf("got %q, %v, want %q, %v", got, err, tt.want, tt.err)
+			}
+		})
+	}
+}
+
+func TestBearerToken(t *testing.T) {
+	k := testKeys(t)
+	for header, want := range map[string]struct {
+		token string
+		ok    bool
+	}{
+		"":                            {"", false},
+		"Basic YTpi":                  {"", false},
+		"Bearerx abc":                 {"", false},
+		"Pomerium abc":                {"", false},
+		"Bearer Pomerium-abc":         {"", false},
+		"Bearer a, Pomerium abc":      {"", false},
+		"Bearer " + mintSession(t, k): {"", false},
+		"bearer " + mintAccount(t, k): {"", false},
+		"Bearer aB0-._~+/==":          {"aB0-._~+/==", true},
+		"  bearer \t abc ":            {"abc", true},
+		"Bearer":                      {"", true},
+		"Bearer a b":                  {"", true},
+		"Bearer a,Basic b":            {"", true},
+		"Bearer \"a\"":                {"", true},
+		"Bearer ä":                    {"", true},
+		"Bearer " + strings.Repeat("x", maxBearer):   {strings.Repeat("x", maxBearer), true},
+		"Bearer " + strings.Repeat("x", maxBearer+1): {"", true},
+	} {
+		if token, ok := BearerToken(header); token != want.token || ok != want.ok {
+			t.Errorf("%.100q: got %.100q, %v, want %.100q, %v", header, token, ok, want.token, want.ok)
+		}
+	}
+}
+
+func FuzzAuthorization(f *testing.F) {
+	for _, s := range []string{"Bearer abc", "Pomerium abc", "bearer Pomerium-abc", "Bearer " + sessionHeader + "a.b", "Basic a, Bearer b", "Bearer\t\x00"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, header string) {
+		found := Present("_pomerium", nil, "", header, "")
+		token, ok := BearerToken(header)
+		if len(found) > 0 && (ok || !OwnAuthorization(header)) {
+			t.Errorf("%q is ours (%v) and would be read or passed on as somebody else's (%q)", header, found, token)
+		}
+		if strings.ContainsAny(token, " ,;\t\r\n") || token != "" && !ok {
+			t.Errorf("%q gives the token %q", header, token)
+		}
+	})
+}
+
 func TestStripCookies(t *testing.T) {
 	tests := []struct {
 		name, header, want string
@@ -107,6 +210,7 @@ func TestStripCookies(t *testing.T) {
 		{"ours inside another's quotes", `a="1; _pomerium=x"; b=2`, `a="1; b=2`, true},
 		{"ours with odd spaces", "a=1;\t_pomerium =x;b=2", "a=1; b=2", true},
 		{"ours without a value", "_pomerium; a=1", "a=1", true},
+		{"the count of rounds", "__Host-_pomerium_round=x; a=1", "a=1", true},
 		{"sign-ins under way", "__Host-_pomerium_flow_abc=x; a=1; __Host-_pomerium_signin_abc=y; __Host-_pomerium_authenticate=z", "a=1", true},
 		{"names like ours", "_pomerium2=x; my_pomerium=y; __Host-_pomerium_other=z; _pomerium_flow_x=1",
 			"_pomerium2=x; my_pomerium=y; __Host-_pomerium_other=z; _pomerium_flow_x=1", false},
@@ -246,7 +350,7 @@ func BenchmarkStripCookies(b *testing.B) {
 }
 
 func TestSourcesAreOrdered(t *testing.T) {
-	all := []Source{SourceCookie, SourceXPomeriumAuthorization, SourceAuthorizationPomerium, SourceBearerPomerium, SourceQuery}
+	all := []Source{SourceCookie, SourceXPomeriumAuthorization, SourceAuthorizationPomerium, SourceBearerPomerium, SourceBearer, SourceQuery}
 	if !slices.IsSorted(all) {
 		t.Error("the sources are not in the order of trying")
 	}

@@ -217,7 +217,7 @@ func everyKind(t *testing.T, k *Keys) (made map[string]string, open map[string]f
 		made[p.String()] = k.Seal(p, []byte("secret"), nil)
 		open[p.String()] = func(s string) error { _, err := k.Open(p, s, nil); return err }
 	}
-	handoff, err := k.SealHandoff(Handoff{"t", "f", "https://a.example", noon})
+	handoff, err := k.SealHandoff(Handoff{SessionToken: "t", Flow: "f", RedirectURI: "https://a.example", ExpiresAt: noon})
 	if err != nil {
 		t.Fatal(err)
 	}

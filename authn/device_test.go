@@ -1,0 +1,297 @@
+package authn_test
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/countersign/countersign/config"
+)
+
+// device is a terminal that waits for its person.
+type device struct{ code, user, page string }
+
+func (d device) poll() url.Values {
+	return url.Values{"grant_type": {grantDevice}, "device_code": {d.code}, "client_id": {client}}
+}
+
+func (w *world) device() device {
+	w.t.Helper()
+	got := w.call("/oauth2/device_authorization", url.Values{"client_id": {client}, "scope": {"openid"}}, "X-Forwarded-For", "203.0.113.7").object(w.t, http.StatusOK)
+	if got["expires_in"] != float64(600) || got["interval"] != float64(5) || got["verification_uri"] != auth+"/device" {
+		w.t.Errorf("got %v", got)
+	}
+	return device{text(w.t, got, "device_code"), text(w.t, got, "user_code"), text(w.t, got, "verification_uri_complete")}
+}
+
+// browserAtProvider is where a new browser goes to sign in.
+func (w *world) browserAtProvider() *url.URL {
+	w.t.Helper()
+	return mustURL(w.t, w.browser().until("/authorize", app+"/x"))
+}
+
+// enter types a code and goes on to the consent page, or to what is wrong.
+func (b *browser) enter(code string) page {
+	b.w.t.Helper()
+	p := b.post(auth+"/device", url.Values{"user_code": {code}}, "Origin", auth)
+	if m := refreshed.FindStringSubmatch(p.body); m != nil && p.StatusCode == http.StatusOK {
+		return b.walk(strings.ReplaceAll(m[1], "&amp;", "&"))
+	}
+	return p
+}
+
+func TestDevice(t *testing.T) {
+	w := newWorld(t)
+	d := w.device()
+	w.call("/oauth2/token", d.poll()).refused(t, 400, "authorization_pending")
+
+	b := w.browser()
+	b.get(d.page).want(t, http.StatusOK, d.user, "alice@example.com")
+	asked := b.enter(strings.ToLower(" " + strings.ReplaceAll(d.user, "-", " ")))
+	asked.want(t, http.StatusOK, "Let a program act as you?", client, "203.0.113.7", "alice@example.com", "only if you have just started this yourself")
+	if n := w.idp.Count("token"); n != 2 {
+		t.Errorf("%d codes redeemed, want one for the browser and one for the device", n)
+	}
+	w.offset.Store(int64(6 * time.Second))
+	w.call("/oauth2/token", d.poll()).refused(t, 400, "authorization_pending")
+	b.answer(asked, "allow").want(t, http.StatusOK, "You are signed in on the device")
+
+	// It may come too soon now: there is something to fetch.
+	got := w.call("/oauth2/token", d.poll()).object(t, http.StatusOK)
+	if !w.accepts("Pomerium "+text(t, got, "access_token")) || got["expires_in"] != float64(3600) || got["token_type"] != "Bearer" {
+		t.Errorf("got %v", got)
+	}
+	w.renew(text(t, got, "refresh_token"))
+	w.call("/oauth2/token", d.poll()).refused(t, 400, "invalid_grant")
+	for _, s := range w.sessions() {
+		if s.Origin.Method == "device" && (s.Origin.UserAgent != client || s.ExpiresAt.Sub(w.now()) < 13*time.Hour) {
+			t.Errorf("the session is %+v", s)
+		}
+	}
+	for _, secret := range []string{d.code, d.user, text(t, got, "access_token")} {
+		if strings.Contains(w.log.String(), secret) {
+			t.Error("the log holds a secret")
+		}
+	}
+	b.enter(d.user).want(t, http.StatusBadRequest, "No device waits with this code")
+}
+
+func TestDevicePolling(t *testing.T) {
+	w := newWorld(t)
+	d := w.device()
+	var at time.Duration
+	for _, step := range []struct {
+		after time.Duration
+		code  string
+	}{
+		{0, "authorization_pending"},
+		{4, "slow_down"}, // now 10 s from the first
+		{4, "slow_down"}, // now 15
+		{6, "slow_down"}, // now 20
+		{6, "authorization_pending"},
+		{19, "slow_down"}, // now 25
+		{6, "authorization_pending"},
+		{549, "authorization_pending"},
+		{6, "expired_token"},
+	} {
+		at += step.after * time.Second
+		w.offset.Store(int64(at))
+		w.call("/oauth2/token", d.poll()).refused(t, 400, step.code)
+	}
+}
+
+func TestDeviceRefused(t *testing.T) {
+	w := newWorld(t)
+	d := w.device()
+	b := w.browser()
+	b.get(auth + "/device")
+	b.answer(b.enter(d.user), "cancel").want(t, http.StatusOK, "Nothing was allowed")
+	w.call("/oauth2/token", d.poll()).refused(t, 400, "access_denied")
+	b.enter(d.user).want(t, http.StatusBadRequest, "No device waits")
+	if n := len(w.sessions()); n != 1 {
+		t.Errorf("%d sessions, want the browser's alone", n)
+	}
+}
+
+func TestDeviceAnsweredTwice(t *testing.T) {
+	w := newWorld(t)
+	d := w.device()
+	alice, bob := w.browser(), w.browser()
+	for _, b := range []*browser{alice, bob} {
+		b.get(auth + "/device")
+	}
+	first, second := alice.enter(d.user), bob.enter(d.user)
+	alice.answer(first, "allow").want(t, http.StatusOK)
+	bob.answer(second, "allow").want(t, http.StatusBadRequest, "somebody else has answered it")
+	w.call("/oauth2/token", d.poll()).want(t, http.StatusOK)
+}
+
+func TestDeviceTokensAreGivenOnce(t *testing.T) {
+	w := newWorld(t)
+	d := w.device()
+	b := w.browser()
+	b.get(auth + "/device")
+	b.answer(b.enter(d.user), "allow").want(t, http.StatusOK)
+	var group errgroup.Group
+	status := make([]int, 10)
+	for i := range status {
+		group.Go(func() error {
+			status[i] = w.call("/oauth2/token", d.poll()).StatusCode
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	given := 0
+	for _, s := range status {
+		if s == http.StatusOK {
+			given++
+		} else if s != http.StatusBadRequest {
+			t.Errorf("status %d", s)
+		}
+	}
+	if given != 1 {
+		t.Errorf("the tokens were given %d times", given)
+	}
+}
+
+func TestDeviceBadRequests(t *testing.T) {
+	w := newWorld(t)
+	d := w.device()
+	other := d.poll()
+	other.Set("client_id", "other")
+	for _, tt := range []struct {
+		name   string
+		got    page
+		status int
+		code   string
+	}{
+		{"no client", w.call("/oauth2/device_authorization", nil), 400, "invalid_request"},
+		{"a client of control characters", w.call("/oauth2/device_authorization", url.Values{"client_id": {"\x1b[2J"}}), 400, "invalid_request"},
+		{"JSON", w.call("/oauth2/device_authorization", nil, "Content-Type", "application/json"), 415, "invalid_request"},
+		{"another client's code", w.call("/oauth2/token", other), 400, "invalid_grant"},
+		{"a code that was made up", w.call("/oauth2/token", device{code: "x"}.poll()), 400, "invalid_grant"},
+		{"a changed code", w.call("/oauth2/token", device{code: d.code[:len(d.code)-1] + "A"}.poll()), 400, "invalid_grant"},
+		{"no code", w.call("/oauth2/token", device{}.poll()), 400, "invalid_request"},
+	} {
+		t.Run(tt.name, func(t *testing.T) { tt.got.refused(t, tt.status, tt.code) })
+	}
+}
+
+func TestDevicePage(t *testing.T) {
+	w := newWorld(t)
+	d := w.device()
+	b := w.browser()
+	// Who is not signed in enters nothing, and a script signs nobody in.
+	b.get(auth+"/device", "Sec-Fetch-Mode", "cors").want(t, http.StatusUnauthorized)
+	b.stop = func(u *url.URL) bool { return u.Path == "/authorize" }
+	b.enter(d.user).want(t, http.StatusFound)
+	b.stop = nil
+
+	b.get(auth+"/device?user_code=%3Cscript%3E").want(t, http.StatusOK, "Enter the code")
+	for _, header := range [][]string{nil, {"Origin", "https://evil.example"}, {"Sec-Fetch-Site", "same-site"}, {"Origin", app}} {
+		b.post(auth+"/device", url.Values{"user_code": {d.user}}, header...).want(t, http.StatusForbidden)
+	}
+	// What goes on to the provider belongs to the browser that typed the code.
+	p := b.post(auth+"/device", url.Values{"user_code": {d.user}}, "Origin", auth)
+	p.want(t, http.StatusOK, "The code is right")
+	link := strings.ReplaceAll(refreshed.FindStringSubmatch(p.body)[1], "&amp;", "&")
+	stranger := w.browser()
+	stranger.get(auth + "/device")
+	stranger.get(link).want(t, http.StatusBadRequest, "Enter the code again")
+	b.get(link).want(t, http.StatusOK, "Let a program act as you?")
+	b.get(auth+"/device?device=x").want(t, http.StatusBadRequest)
+}
+
+func TestDeviceGuesses(t *testing.T) {
+	w := newWorld(t)
+	d := w.device()
+	b := w.browser()
+	b.get(auth + "/device")
+	// What cannot be a code is no guess, nor is one that was right.
+	for range 15 {
+		b.enter("AEIO-UAEI").want(t, http.StatusBadRequest, "eight letters")
+		b.enter(strings.Repeat("B", 1000)).want(t, http.StatusBadRequest, "eight letters")
+		b.post(auth+"/device", url.Values{"user_code": {d.user}}, "Origin", auth).want(t, http.StatusOK)
+	}
+	wrong := "BBBB-BBBB"
+	for range 9 {
+		b.enter(wrong).want(t, http.StatusBadRequest, "No device waits")
+	}
+	// Many at once and from another browser are no way past.
+	var group errgroup.Group
+	status := make([]int, 20)
+	for i := range status {
+		other := w.browser()
+		other.get(auth + "/device")
+		group.Go(func() error {
+			status[i] = other.enter(wrong).StatusCode
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	looked := 0
+	for _, s := range status {
+		if s == http.StatusBadRequest {
+			looked++
+		}
+	}
+	if looked > 1 {
+		t.Errorf("%d more codes were looked up", looked)
+	}
+	p := b.enter(d.user)
+	p.want(t, http.StatusTooManyRequests, "Too many wrong codes")
+	if p.Header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	w.offset.Store(int64(10*time.Minute + time.Second))
+	b.enter(w.device().user).want(t, http.StatusOK, "Let a program act as you?")
+}
+
+func TestDevicesAreBounded(t *testing.T) {
+	w := newWorld(t)
+	for range 5000 {
+		if p := w.call("/oauth2/device_authorization", url.Values{"client_id": {client}}); p.StatusCode != http.StatusOK {
+			t.Fatalf("status %d", p.StatusCode)
+		}
+	}
+	w.call("/oauth2/device_authorization", url.Values{"client_id": {client}}).refused(t, 503, "temporarily_unavailable")
+	// The store has room for the others.
+	w.byCode()
+	w.offset.Store(int64(10*time.Minute + time.Second))
+	w.device()
+}
+
+func TestDeviceWithoutAProvider(t *testing.T) {
+	w := newWorld(t, func(c *config.Config) { c.IDPs = nil })
+	w.call("/oauth2/device_authorization", url.Values{"client_id": {client}}).refused(t, 503, "temporarily_unavailable")
+	w.browser().get(auth+"/device").want(t, http.StatusServiceUnavailable)
+	w.browser().get(authorization()).want(t, http.StatusServiceUnavailable)
+}
+
+func TestSeveralProvidersForAProgram(t *testing.T) {
+	w, _ := withChoice(t)
+	b := w.browser()
+	to := b.answer(b.choose(authorization(), "Second"), "allow").location(t)
+	w.call("/oauth2/token", redemption(to.Query().Get("code"))).want(t, http.StatusOK)
+
+	d := w.device()
+	b.choose(d.page, "Second").want(t, http.StatusOK, d.user)
+	b.answer(b.enter(d.user), "allow").want(t, http.StatusOK)
+	w.call("/oauth2/token", d.poll()).want(t, http.StatusOK)
+
+	link := w.browser().get(app + "/.pomerium/api/v1/login?pomerium_redirect_uri=" + url.QueryEscape(loopbackURI))
+	b.answer(b.choose(link.body, "Second"), "allow").want(t, http.StatusFound)
+	for _, s := range w.sessions() {
+		if s.IDPID != w.cfg.IDPs[1].ID() || s.UserID != "second/bea" {
+			t.Errorf("got a session of %s at %s", s.UserID, s.IDPID)
+		}
+	}
+}

@@ -1,0 +1,4 @@
+package authn
+
+// Client is for tests.
+var Client = client

@@ -1,0 +1,4 @@
+package pages
+
+// Choose is For with languages of the test's own.
+var Choose = choose
