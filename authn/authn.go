@@ -15,7 +15,12 @@
 //	                   flow's cookie, sets the session cookie
 //
 // The state is sealed and holds the whole request, so a callback whose cookie
-// is gone begins again instead of ending on an error page.
+// is gone begins again instead of ending on an error page. From there the browser may
+// go on to the hosts that the route depends on (see startPath).
+//
+// A sign-out goes the same way: it ends the session on the route's host, then those
+// of the authenticate host's cookie, then the one at the provider. A provider ends
+// sessions of ours through the back channel, or through its own page.
 //
 // It decides nothing about access, and refreshes no session.
 package authn
@@ -88,9 +93,6 @@ type Generation struct {
 	issuers   *idp.Issuers
 	// missing are the keys without which nobody can sign in.
 	missing []string
-	// noAuthTime and mindsMaxAge are for the warnings about a provider that
-	// gives no auth_time, or answers max_age with an error.
-	noAuthTime, mindsMaxAge sync.Once
 }
 
 // handler answers a request, or returns an error before it has written.

@@ -111,7 +111,7 @@ func verifyAccessToken(ctx context.Context, providers []*idp.Provider, audiences
 		if err != nil {
 			return nil, &badToken{reason: "it does not say which of several identity providers it is from, so the route has to name one (idp)"}
 		}
-		if providers = slices.Clip(says.issuedBy(providers)); len(providers) > 1 {
+		if providers = says.issuedBy(providers); len(providers) > 1 {
 			providers = providers[:1]
 		}
 	}
@@ -125,10 +125,17 @@ func verifyAccessToken(ctx context.Context, providers []*idp.Provider, audiences
 	return who, nil
 }
 
-// Wait waits for what is fetched from the issuers of bearer tokens, which ends within
-// seconds. It is for when nobody asks any more.
-func (s *Server) Wait() {
-	if g := s.current.Load(); g != nil {
-		g.issuers.Wait()
+// sessionIDPs are the ids under which sessions of a provider are kept: its own, and
+// those of the settings for bearer tokens that take its tokens.
+func (g *Generation) sessionIDPs(p *idp.Provider) []string {
+	ids := []string{p.ID()}
+	for _, r := range g.cfg.Routes {
+		if r.Bearer == nil || slices.Contains(ids, r.Bearer.ID) {
+			continue
+		}
+		if slices.ContainsFunc(r.Bearer.IDPs, func(i *config.IdentityProvider) bool { return i.ID() == p.ID() }) {
+			ids = append(ids, r.Bearer.ID)
+		}
 	}
+	return ids
 }

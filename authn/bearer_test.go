@@ -3,6 +3,8 @@ package authn_test
 import (
 	"context"
 	"errors"
+	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -158,7 +160,7 @@ func TestBearerSessionsAreToldApart(t *testing.T) {
 	if err != nil || second.ID == first.ID || second.IDPID != "another" {
 		t.Errorf("got %+v, %v", second, err)
 	}
-	w.call("/api/v1/token", map[string][]string{"id_token": {raw}}).want(t, 200)
+	w.call("/api/v1/token", url.Values{"id_token": {raw}}).want(t, http.StatusOK)
 	if n := len(w.sessions()); n != 3 {
 		t.Errorf("%d sessions", n)
 	}
@@ -196,10 +198,30 @@ func TestBearerAfterARevocation(t *testing.T) {
 
 func TestBearerRevocationRace(t *testing.T) {
 	w := newWorld(t, bearing(&config.Bearer{Format: config.BearerIdentityToken}))
-	w.store.Store = revoker{w.store.Store, true}
+	w.store.Store = revoker{w.store.Store}
 	w.wantNoBearer("revoked meanwhile", w.idToken())
 	if len(w.sessions()) != 0 {
 		t.Error("a session has outlived the revocation")
+	}
+}
+
+// A logout at the provider ends what its tokens have bought, too.
+func TestBearerAfterALogoutAtTheProvider(t *testing.T) {
+	for name, logout := range map[string][2]string{"by sid": {"", "sid-1"}, "by sub": {"user-alice", ""}, "by both": {"user-alice", "sid-1"}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, bearing(&config.Bearer{Format: config.BearerIdentityToken}))
+			raw := w.idToken(func(c map[string]any) { c["sid"] = "sid-1" })
+			if _, err := w.bearer(raw); err != nil {
+				t.Fatal(err)
+			}
+			w.call("/api/v1/token", url.Values{"id_token": {raw}}).want(t, http.StatusOK)
+			w.call("/oauth2/backchannel_logout", url.Values{"logout_token": {w.idp.LogoutToken(logout[0], logout[1])}}).want(t, http.StatusOK)
+			if n := len(w.sessions()); n != 0 {
+				t.Errorf("%d sessions are left", n)
+			}
+			w.wantNoBearer("after the logout", raw)
+			w.call("/api/v1/token", url.Values{"id_token": {raw}}).refused(t, 400, "invalid_grant")
+		})
 	}
 }
 

@@ -167,7 +167,7 @@ func TestCookieDomainChanges(t *testing.T) {
 
 // start is the sign-in that the gate would send a browser to.
 func start(w *world, b *browser) string {
-	r, err := http.NewRequest(http.MethodGet, app+"/x", nil)
+	r, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, app+"/x", nil)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -263,7 +263,7 @@ func TestCookieAttributes(t *testing.T) {
 		}
 	}
 	// Once it is over it is over, whatever the browser keeps.
-	r, err := http.NewRequest(http.MethodGet, app+"/x", nil)
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, app+"/x", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,6 +295,29 @@ func TestMalformedCookies(t *testing.T) {
 				b.get(at+"/.pomerium/", "Cookie", name+"="+v).want(t, http.StatusOK, "not signed in")
 			}
 			b.get(app+"/.pomerium/user", "Cookie", name+"="+v).want(t, http.StatusUnauthorized)
+		}
+	}
+}
+
+// Browsers tell a host's own cookie from one of a domain that is that host, as the
+// jar of these tests does not.
+func TestHostsOwnCookieGoes(t *testing.T) {
+	for domain, want := range map[string]int{"": 0, "example.com": 1, "app.example.com": 1, "other.example.com": 0} {
+		w := newWorld(t, func(c *config.Config) { c.Cookie.Domain = domain })
+		b := w.browser()
+		to := b.until(signin.CallbackPath, app+"/x")
+		b.stop = func(*url.URL) bool { return true }
+		deleted := 0
+		for _, c := range b.get(to).Cookies() {
+			switch {
+			case c.Name != "_pomerium":
+			case c.MaxAge < 0 && c.Domain == "":
+				deleted++
+			case c.MaxAge < 0:
+				t.Errorf("cookie_domain %q: deletes that of %s, of which there was no sign", domain, c.Domain)
+			case deleted != want:
+				t.Errorf("cookie_domain %q: %d deletions before the new one, want %d", domain, deleted, want)
+			}
 		}
 	}
 }

@@ -265,6 +265,31 @@ func TestDependsOnIsNoOpenRedirect(t *testing.T) {
 	}
 }
 
+// A hand-off is for the host that is sealed into it, whatever its link says.
+func TestHandoffOfAnotherHost(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	b.get(app+"/x").want(t, http.StatusOK, welcome)
+	for name, h := range map[string]signin.Handoff{
+		"on the way":    {RedirectURI: other + "/x", Host: "app.example.com"},
+		"at its target": {RedirectURI: app + "/x"},
+	} {
+		h.SessionToken, h.Flow, h.ExpiresAt = b.cookie(app, "_pomerium").Value, "x.y", w.now().Add(time.Minute)
+		sealed, err := w.keys.SealHandoff(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := mustURL(t, other+signin.CallbackPath)
+		u.RawQuery = url.Values{signin.ParamSessionEncrypted: {sealed}}.Encode()
+		w.keys.SignLink(u, w.now(), signin.LinkLife)
+		p := b.get(u.String())
+		p.want(t, http.StatusBadRequest, "does not lead to a page of this site")
+		if len(p.Header["Set-Cookie"]) > 0 {
+			t.Errorf("%s: cookies were set", name)
+		}
+	}
+}
+
 // What was made for one browser signs nobody else in, and asks nobody to sign in.
 func TestDependsOnInAnotherBrowser(t *testing.T) {
 	change, hosts := dependent(2)

@@ -348,10 +348,10 @@ func (s *Server) askCode(w http.ResponseWriter, r *http.Request, session *databr
 	if readUserCode(code) != "" {
 		code = code[:userCodeLength/2] + "-" + code[userCodeLength/2:]
 	}
-	writePage(w, r, status, pages.DeviceCode{
+	show(w, r, status, pages.DeviceCode{
 		Code: code, Problem: problem, Who: personName(session), RequestID: requestID(r),
 		Actions: []pages.Action{{Label: "Continue", URL: devicePath, Post: true}},
-	}.HTML())
+	})
 }
 
 // paramDevice carries the device whose code was right on to the provider.
@@ -389,10 +389,10 @@ func (s *Server) enterCode(g *Generation, w http.ResponseWriter, r *http.Request
 	to := g.deviceURL(url.Values{paramDevice: {g.keys.Seal(signin.PurposeForm, plain, deviceBinding(session))}})
 	// A page, because browsers hold every redirect that follows a form against the
 	// form's policy, and the next one leads to the identity provider.
-	writePage(w, r, http.StatusOK, pages.Notice{
+	show(w, r, http.StatusOK, pages.Notice{
 		Title: "The code is right", Message: "Next you see who asks, and decide.", RefreshTo: to,
 		Actions: []pages.Action{{Label: "Continue", URL: to}}, RequestID: requestID(r),
-	}.HTML())
+	})
 	return nil
 }
 
@@ -479,9 +479,9 @@ func (s *Server) approveDevice(g *Generation, w http.ResponseWriter, r *http.Req
 	}
 	s.log.InfoContext(r.Context(), "device allowed by its user", "request-id", requestID(r), "user", bounded(session.UserID, 255), "client", req.Program.ClientID)
 	g.endConsent(w, req)
-	writePage(w, r, http.StatusOK, pages.Notice{
+	show(w, r, http.StatusOK, pages.Notice{
 		Title: "You are signed in on the device", Message: "It takes a few seconds until the device knows. You can close this window.", RequestID: requestID(r),
-	}.HTML())
+	})
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package authn_test
 
 import (
+	"crypto/rand"
 	"net/http"
 	"net/url"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/countersign/countersign/config"
+	"github.com/countersign/countersign/internal/signin"
 )
 
 // device is a terminal that waits for its person.
@@ -78,6 +80,34 @@ func TestDevice(t *testing.T) {
 		}
 	}
 	b.enter(d.user).want(t, http.StatusBadRequest, "No device waits with this code")
+}
+
+func TestDeviceAddress(t *testing.T) {
+	for _, tt := range []struct {
+		name, header string
+		hops         uint32
+		skip         bool
+		want         string
+	}{
+		{"the client's own", "203.0.113.7", 0, false, "203.0.113.7"},
+		{"what it wrote itself", "192.168.1.5, 203.0.113.7", 0, false, "203.0.113.7"},
+		{"a proxy of ours", "192.168.1.5, 203.0.113.7, 10.0.0.1", 1, false, "203.0.113.7"},
+		{"a proxy of ours, Envoy adds nothing", "192.168.1.5, 203.0.113.7", 1, true, "203.0.113.7"},
+		{"fewer than there should be", "192.168.1.5", 1, false, ""},
+		{"Envoy adds nothing", "192.168.1.5", 0, true, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t, func(c *config.Config) { c.Server.XFFNumTrustedHops, c.Server.SkipXFFAppend = tt.hops, tt.skip })
+			got := w.call("/oauth2/device_authorization", url.Values{"client_id": {client}}, "X-Forwarded-For", tt.header).object(t, http.StatusOK)
+			b := w.browser()
+			b.get(auth + "/device")
+			p := b.enter(text(t, got, "user_code"))
+			p.want(t, http.StatusOK, tt.want)
+			if shown := strings.Contains(p.body, "It asked from"); shown != (tt.want != "") || strings.Contains(p.body, "192.168.1.5") || strings.Contains(p.body, "10.0.0.1") {
+				t.Errorf("the page shows another address:\n%s", p.body)
+			}
+		})
+	}
 }
 
 func TestDevicePolling(t *testing.T) {
@@ -176,7 +206,7 @@ func TestDeviceBadRequests(t *testing.T) {
 		{"JSON", w.call("/oauth2/device_authorization", nil, "Content-Type", "application/json"), 415, "invalid_request"},
 		{"another client's code", w.call("/oauth2/token", other), 400, "invalid_grant"},
 		{"a code that was made up", w.call("/oauth2/token", device{code: "x"}.poll()), 400, "invalid_grant"},
-		{"a changed code", w.call("/oauth2/token", device{code: d.code[:len(d.code)-1] + "A"}.poll()), 400, "invalid_grant"},
+		{"a changed code", w.call("/oauth2/token", device{code: d.code[len(d.code)-1:] + d.code[:len(d.code)-1]}.poll()), 400, "invalid_grant"},
 		{"no code", w.call("/oauth2/token", device{}.poll()), 400, "invalid_request"},
 	} {
 		t.Run(tt.name, func(t *testing.T) { tt.got.refused(t, tt.status, tt.code) })
@@ -267,6 +297,53 @@ func TestDevicesAreBounded(t *testing.T) {
 	w.byCode()
 	w.offset.Store(int64(10*time.Minute + time.Second))
 	w.device()
+}
+
+// oneCode is a source of randomness that gives every device the same user code.
+type oneCode struct{}
+
+func (oneCode) Read(b []byte) (int, error) {
+	if len(b) == 1 {
+		b[0] = 0
+		return 1, nil
+	}
+	return rand.Read(b)
+}
+
+func TestDevicesWithOneUserCode(t *testing.T) {
+	w := newWorld(t)
+	w.rand = oneCode{}
+	w.restart()
+	first := w.device()
+	if first.user != "BBBB-BBBB" {
+		t.Fatalf("user code %s", first.user)
+	}
+	w.call("/oauth2/device_authorization", url.Values{"client_id": {client}}).refused(t, 503, "temporarily_unavailable")
+	b := w.browser()
+	b.get(auth + "/device")
+	b.answer(b.enter(first.user), "allow").want(t, http.StatusOK)
+	w.call("/oauth2/token", first.poll()).want(t, http.StatusOK)
+	// The next device has the code of the first, but not its tokens.
+	second := w.device()
+	b.answer(b.enter(second.user), "allow").want(t, http.StatusOK)
+	w.call("/oauth2/token", first.poll()).refused(t, 400, "invalid_grant")
+	w.call("/oauth2/token", second.poll()).want(t, http.StatusOK)
+}
+
+// Of the authenticate host's own pages only the one for codes is where a sign-in ends.
+func TestSignInAtTheAuthenticateHost(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	b.stop = func(u *url.URL) bool { return u.Path == "/authorize" }
+	for target, status := range map[string]int{
+		auth + "/device": 302, auth + "/device?user_code=BCDF-GHJK": 302, auth + "/devices": 400, auth + "/device/x": 400, auth + "/device#x": 400,
+		auth + "/device@evil.example": 400, auth + ".evil.example/device": 400, auth + "/": 400, auth + "/.pomerium/": 400, auth + "/device?\\": 400,
+	} {
+		link := mustURL(t, auth+signin.SignInPath)
+		link.RawQuery = url.Values{signin.ParamRedirectURI: {target}}.Encode()
+		w.keys.SignLink(link, w.now(), signin.LinkLife)
+		b.get(link.String()).want(t, status)
+	}
 }
 
 func TestDeviceWithoutAProvider(t *testing.T) {

@@ -114,7 +114,7 @@ func (s *Server) sessionOfIDToken(g *Generation, r *http.Request, raw, refused s
 	var session *databroker.Session
 	if err == nil {
 		session = &databroker.Session{
-			ID: g.keys.Digest("id_token", provider.ID(), raw), IDPID: provider.ID(), Origin: origin(r, "id_token"),
+			ID: g.keys.Digest("id_token", provider.ID(), raw), IDPID: provider.ID(), Origin: g.origin(r, "id_token"),
 			ExpiresAt: earliest(who.ExpiresAt, s.now().Add(g.cfg.Cookie.Expire)),
 		}
 		session, err = s.buy(r.Context(), session, who, who.IssuedAt)
@@ -151,12 +151,11 @@ func (e *badToken) Error() string {
 
 func (e *badToken) Unwrap() error { return e.cause }
 
-// unverified is what a token says of itself. It chooses whom to ask, and words an
-// error; it proves nothing.
+// unverified is what a token says of itself. It chooses whom to ask, and proves
+// nothing.
 type unverified struct {
 	issuer    string
 	audiences []string
-	expires   time.Time
 }
 
 func readUnverified(raw string) (unverified, error) {
@@ -170,26 +169,22 @@ func readUnverified(raw string) (unverified, error) {
 		return u, bad
 	}
 	var claims struct {
-		Issuer   string  `json:"iss"`
-		Audience any     `json:"aud"`
-		Expires  float64 `json:"exp"`
+		Issuer   string `json:"iss"`
+		Audience any    `json:"aud"`
 	}
 	if err := json.Unmarshal(payload, &claims); err != nil {
 		return u, bad
 	}
-	return unverified{claims.Issuer, values(claims.Audience), time.Unix(int64(claims.Expires), 0)}, nil
+	return unverified{claims.Issuer, values(claims.Audience)}, nil
 }
 
-// issuedBy are the providers of this issuer, by their URLs. There may be none though
-// one of them is: some kinds have many issuers.
+// issuedBy are the providers of this issuer, as far as their settings tell.
 func (u unverified) issuedBy(providers []*idp.Provider) []*idp.Provider {
-	var out []*idp.Provider
-	for _, p := range providers {
-		if strings.TrimSuffix(p.Settings().URL, "/") == strings.TrimSuffix(u.issuer, "/") {
-			out = append(out, p)
-		}
+	issuer, err := url.Parse(u.issuer)
+	if err != nil {
+		return nil
 	}
-	return out
+	return slices.DeleteFunc(slices.Clone(providers), func(p *idp.Provider) bool { return !issuedBy(p, issuer) })
 }
 
 // verifyIDToken finds the provider whose an ID token is, and verifies it: the one

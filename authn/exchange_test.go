@@ -232,6 +232,13 @@ func TestExchangeForSeveralProviders(t *testing.T) {
 	if n := len(w.sessions()); n != 5 {
 		t.Errorf("%d sessions", n)
 	}
+	// A provider that is offered comes before one that is not, wherever it stands.
+	w.cfg.IDPs[0], w.cfg.IDPs[2] = w.cfg.IDPs[2], w.cfg.IDPs[0]
+	w.restart()
+	w.call("/api/v1/token", url.Values{"id_token": {w.idp.IDToken("dora", "a-script")}}).want(t, http.StatusOK)
+	if s, err := w.store.Store.Sessions(context.Background(), "dora"); err != nil || len(s) != 1 || s[0].IDPID != w.cfg.IDPs[2].ID() {
+		t.Errorf("a script: got %+v, %v", s, err)
+	}
 	// One provider signs nothing in the name of another, and only its own trouble counts.
 	forged := second.IDToken("user-alice", idptest.ClientID, func(c map[string]any) { c["iss"] = w.idp.URL })
 	w.call("/api/v1/token", url.Values{"id_token": {forged}}).refused(t, 400, "invalid_grant")
@@ -269,17 +276,26 @@ func TestExchangeAfterARevocation(t *testing.T) {
 	w.call("/api/v1/token", url.Values{"id_token": {w.idToken()}}).want(t, http.StatusOK)
 }
 
-// revoker is a store in which somebody revokes the user while a session is written.
-type revoker struct {
-	databroker.Store
-	before bool
+// A session that is still there does not bring back an ID token from before: it is
+// the revocation that counts.
+func TestExchangeAfterAnotherSessionsRevocation(t *testing.T) {
+	w := newWorld(t)
+	raw := w.idToken()
+	token := text(t, w.call("/api/v1/token", url.Values{"id_token": {raw}}).object(t, http.StatusOK), "Token")
+	access, _ := w.byCode()
+	w.call("/oauth2/revoke", url.Values{"token": {access}}).want(t, http.StatusOK)
+	w.call("/api/v1/token", url.Values{"id_token": {raw}}).refused(t, 400, "invalid_grant")
+	if !w.accepts("Pomerium " + token) {
+		t.Error("ending one session has ended another")
+	}
 }
 
+// revoker is a store in which somebody revokes the user while a session is written.
+type revoker struct{ databroker.Store }
+
 func (r revoker) PutSession(ctx context.Context, s *databroker.Session) error {
-	if r.before {
-		if _, err := r.RevokeUser(ctx, s.UserID, ""); err != nil {
-			return err
-		}
+	if _, err := r.RevokeUser(ctx, s.UserID, ""); err != nil {
+		return err
 	}
 	return r.Store.PutSession(ctx, s)
 }
@@ -287,7 +303,7 @@ func (r revoker) PutSession(ctx context.Context, s *databroker.Session) error {
 func TestRevocationWhileASessionIsMade(t *testing.T) {
 	w := newWorld(t)
 	raw := w.idToken()
-	w.store.Store = revoker{w.store.Store, true}
+	w.store.Store = revoker{w.store.Store}
 	w.call("/api/v1/token", url.Values{"id_token": {raw}}).refused(t, 400, "invalid_grant")
 	if n := len(w.sessions()); n != 0 {
 		t.Errorf("%d sessions have outlived the revocation", n)

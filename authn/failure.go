@@ -63,7 +63,11 @@ func notFound() *failure {
 }
 
 func badRequest(code, message string, cause error) *failure {
-	return &failure{status: http.StatusBadRequest, code: code, title: "This request cannot be used", message: message, cause: cause}
+	return &failure{
+		status: http.StatusBadRequest, code: code, cause: cause,
+		title: "This request cannot be used", message: message,
+		remedy: "If it happens again, send the request ID below to the people who run this site.",
+	}
 }
 
 // fail is the one place that turns an error into a status, a page and a line
@@ -103,13 +107,14 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	})
 }
 
-// writePage answers with a page; formTargets as for pages.Header.
-func writePage(w http.ResponseWriter, r *http.Request, status int, page []byte, formTargets ...string) {
+// show answers with a page in the reader's language; formTargets as for
+// pages.Header.
+func show(w http.ResponseWriter, r *http.Request, status int, page pages.Page, formTargets ...string) {
 	h := w.Header()
 	for name, values := range pages.Header(formTargets...) {
 		h[name] = values
 	}
-	write(w, r, status, page)
+	write(w, r, status, page.In(pages.For(bounded(r.Header.Get("Accept-Language"), 1024))))
 }
 
 func writeJSON(w http.ResponseWriter, r *http.Request, status int, body any) {

@@ -78,7 +78,8 @@ func (req signInRequest) satisfiedBy(session *databroker.Session, now time.Time)
 		return true
 	}
 	at, ok := authTime(session.Claims)
-	return ok && req.youngEnough(at, now)
+	// A route that limits the age of sessions counts from their beginning.
+	return ok && req.youngEnough(at, now) && req.youngEnough(session.CreatedAt, now)
 }
 
 func (req signInRequest) youngEnough(at, now time.Time) bool {

@@ -76,7 +76,7 @@ func TestOldByTheClockOfTheLink(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.stop = func(*url.URL) bool { return true }
-		p := b.get(w.keys.SignInURL(signin.SignInLink{
+		p := b.get(w.keys.SignInURL(signin.Link{
 			Authenticate: w.cfg.AuthenticateURL, Redirect: mustURL(t, app+"/x"), IDPID: w.cfg.IDPs[0].ID(), Flow: flow.Hash(), MaxAge: quarter,
 		}, w.now().Add(ahead)))
 		p.want(t, http.StatusFound)

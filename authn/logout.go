@@ -64,7 +64,7 @@ func (s *Server) backchannelLogout(g *Generation, w http.ResponseWriter, r *http
 		}
 
 		// The token is good: from here on we may change things.
-		if err := s.logOut(r, p, logout); err != nil {
+		if err := s.logOut(g, r, p, logout); err != nil {
 			return err
 		}
 		done++
@@ -119,9 +119,6 @@ func logoutMark(p *idp.Provider, l *idp.Logout) string {
 // checkLogout refuses a token that is old or was used before. A failure means that
 // we cannot know.
 func (s *Server) checkLogout(ctx context.Context, p *idp.Provider, l *idp.Logout) error {
-	if l.JTI == "" || l.UserID == "" && l.SessionID == "" {
-		return errors.New("it lacks jti, or both sub and sid")
-	}
 	if s.now().Sub(l.IssuedAt) > maxLogoutAge {
 		return errors.New("it is too old")
 	}
@@ -136,9 +133,9 @@ func (s *Server) checkLogout(ctx context.Context, p *idp.Provider, l *idp.Logout
 }
 
 // logOut does what a logout token says, and marks it as used.
-func (s *Server) logOut(r *http.Request, p *idp.Provider, l *idp.Logout) error {
+func (s *Server) logOut(g *Generation, r *http.Request, p *idp.Provider, l *idp.Logout) error {
 	ctx := r.Context()
-	ended, err := s.endAsToken(ctx, p.ID(), l)
+	ended, err := s.endAsToken(ctx, g.sessionIDPs(p), l)
 	if err != nil {
 		return logoutStoreDown("end sessions", err)
 	}
@@ -157,12 +154,18 @@ func (s *Server) logOut(r *http.Request, p *idp.Provider, l *idp.Logout) error {
 // none all of the user's that this provider made. Where a sid comes with a sub and
 // nobody has it, it has most likely ended here already, and the user's others have
 // nothing to do with it: but for those of which the provider never told the sid.
-func (s *Server) endAsToken(ctx context.Context, idpID string, l *idp.Logout) (ended int, err error) {
+func (s *Server) endAsToken(ctx context.Context, idpIDs []string, l *idp.Logout) (ended int, err error) {
 	if l.SessionID == "" {
-		ended, err = s.store.RevokeUser(ctx, l.UserID, idpID)
-		return ended, known(err)
+		for _, id := range idpIDs {
+			n, err := s.store.RevokeUser(ctx, l.UserID, id)
+			if err := known(err); err != nil {
+				return ended, err
+			}
+			ended += n
+		}
+		return ended, nil
 	}
-	ended, err = s.endProviderSession(ctx, idpID, l.SessionID, l.UserID)
+	ended, err = s.endProviderSession(ctx, idpIDs, l.SessionID, l.UserID)
 	if err != nil || ended > 0 || l.UserID == "" {
 		return ended, err
 	}
@@ -171,7 +174,7 @@ func (s *Server) endAsToken(ctx context.Context, idpID string, l *idp.Logout) (e
 		return 0, err
 	}
 	for _, session := range sessions {
-		if session.IDPID != idpID || session.ProviderSessionID != "" {
+		if !slices.Contains(idpIDs, session.IDPID) || session.ProviderSessionID != "" {
 			continue
 		}
 		if err := known(s.store.RevokeSession(ctx, session.ID)); err != nil {
@@ -186,19 +189,21 @@ func (s *Server) endAsToken(ctx context.Context, idpID string, l *idp.Logout) (e
 
 // endProviderSession ends the sessions that a provider knows by sid, if they are the
 // user's; "" is any user.
-func (s *Server) endProviderSession(ctx context.Context, idpID, sid, userID string) (ended int, err error) {
-	sessions, err := s.store.ProviderSessions(ctx, idpID, sid)
-	if err != nil {
-		return 0, err
-	}
-	for _, session := range sessions {
-		if userID != "" && session.UserID != userID {
-			continue
-		}
-		if err := known(s.store.RevokeSession(ctx, session.ID)); err != nil {
+func (s *Server) endProviderSession(ctx context.Context, idpIDs []string, sid, userID string) (ended int, err error) {
+	for _, id := range idpIDs {
+		sessions, err := s.store.ProviderSessions(ctx, id, sid)
+		if err != nil {
 			return ended, err
 		}
-		ended++
+		for _, session := range sessions {
+			if userID != "" && session.UserID != userID {
+				continue
+			}
+			if err := known(s.store.RevokeSession(ctx, session.ID)); err != nil {
+				return ended, err
+			}
+			ended++
+		}
 	}
 	return ended, nil
 }
@@ -244,7 +249,7 @@ func (s *Server) frontchannelLogout(g *Generation, w http.ResponseWriter, r *htt
 	// The request can mean only one thing: from here on we may change things.
 	total := 0
 	for _, p := range issuers {
-		ended, err := s.endProviderSession(r.Context(), p.ID(), sid, "")
+		ended, err := s.endProviderSession(r.Context(), g.sessionIDPs(p), sid, "")
 		if err != nil {
 			return storeDown("end sessions", err)
 		}

@@ -211,6 +211,23 @@ func TestBackchannelLogoutWhileTheStoreIsDown(t *testing.T) {
 	w.tells(token).want(t, http.StatusBadRequest)
 }
 
+// Who cannot know whether a token was used does not use it.
+func TestBackchannelLogoutWithoutMarks(t *testing.T) {
+	w := newWorld(t)
+	b := w.signedIn("phone")
+	w.store.Store = unreadableTickets{w.store.Store}
+	w.tells(w.idp.LogoutToken("user-alice", "phone")).want(t, http.StatusServiceUnavailable, "databroker-unavailable")
+	if !w.in(b) {
+		t.Error("alice was signed out")
+	}
+}
+
+type unreadableTickets struct{ databroker.Store }
+
+func (unreadableTickets) Ticket(context.Context, string) (*databroker.Ticket, error) {
+	return nil, errFault
+}
+
 // noTickets is a store that fails to keep the first tickets.
 type noTickets struct {
 	databroker.Store

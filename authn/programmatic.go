@@ -168,7 +168,7 @@ func (s *Server) askConsent(g *Generation, w http.ResponseWriter, r *http.Reques
 		page.Client, page.From = req.Program.ClientID, req.Program.Address
 	}
 	if req.device() {
-		writePage(w, r, http.StatusOK, page.HTML())
+		show(w, r, http.StatusOK, page)
 		return nil
 	}
 	target, err := g.programmaticTarget(req.Target)
@@ -176,7 +176,7 @@ func (s *Server) askConsent(g *Generation, w http.ResponseWriter, r *http.Reques
 		return err
 	}
 	page.Target = target.Scheme + "://" + target.Host
-	writePage(w, r, http.StatusOK, page.HTML(), target.String())
+	show(w, r, http.StatusOK, page, target.String())
 	return nil
 }
 
@@ -204,7 +204,7 @@ func (s *Server) recordProgram(r *http.Request, g *Generation, req signInRequest
 	}
 	session := &databroker.Session{
 		ID: id, UserID: who.UserID, IDPID: req.IDPID, ProviderSessionID: who.SessionID, Claims: who.Claims, Tokens: who.Tokens,
-		Origin:    origin(r, method),
+		Origin:    g.origin(r, method),
 		CreatedAt: now, AccessedAt: now, ExpiresAt: now.Add(min(pendingLife, g.cfg.Cookie.Expire)),
 	}
 	if err := s.store.PutSession(r.Context(), session); err != nil {
@@ -283,9 +283,9 @@ func (s *Server) cancelProgram(g *Generation, w http.ResponseWriter, r *http.Req
 	if req.Program != nil && !req.device() {
 		return g.answerProgram(w, req, url.Values{"error": {"access_denied"}, "error_description": {"the person did not agree"}})
 	}
-	writePage(w, r, http.StatusOK, pages.Notice{
+	show(w, r, http.StatusOK, pages.Notice{
 		Title: "Nothing was allowed", Message: "The program got no access. You can close this window.", RequestID: requestID(r),
-	}.HTML())
+	})
 	return nil
 }
 

@@ -208,6 +208,13 @@ func TestProgrammaticSignIn(t *testing.T) {
 	}
 
 	// Renewing.
+	for _, header := range []string{"Bearer " + refresh, refresh, "Pomerium", "Pomerium " + refresh + "x"} {
+		p := w.call("/api/v1/refresh", nil, "Authorization", header)
+		p.refused(t, http.StatusUnauthorized, "invalid_token")
+		if !strings.Contains(p.Header.Get("WWW-Authenticate"), `error="invalid_token"`) {
+			t.Errorf("WWW-Authenticate: %q", p.Header.Get("WWW-Authenticate"))
+		}
+	}
 	got := w.call("/api/v1/refresh", nil, "Authorization", "Pomerium "+refresh).object(t, http.StatusOK)
 	if !w.accepts("Pomerium "+text(t, got, "jwt")) || text(t, got, "refresh_token") == refresh {
 		t.Errorf("renewed: got %v", got)
@@ -272,6 +279,21 @@ func TestConsent(t *testing.T) {
 	late := b.byLink()
 	w.offset.Store(int64(11 * time.Minute))
 	b.answer(late, "allow").want(t, http.StatusBadRequest, "too old")
+}
+
+// TestConsentTwice presses Allow twice, in a browser that forgets nothing.
+func TestConsentTwice(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	b.refuse(func(_ *url.URL, c *http.Cookie) bool { return c.MaxAge < 0 })
+	asked := b.byLink()
+	b.answer(asked, "allow").want(t, http.StatusFound)
+	b.answer(asked, "allow").want(t, http.StatusBadRequest, "used in the meantime")
+	asked = b.get(authorization())
+	code := b.answer(asked, "allow").location(t).Query().Get("code")
+	w.call("/oauth2/token", redemption(code)).want(t, http.StatusOK)
+	b.answer(asked, "allow").want(t, http.StatusBadRequest, "used in the meantime")
+	b.answer(asked, "cancel").want(t, http.StatusBadRequest, "used in the meantime")
 }
 
 func TestConsentRefused(t *testing.T) {

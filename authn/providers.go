@@ -39,6 +39,14 @@ func providerFailure(err error) *failure {
 			remedy:  "Go back to the page you wanted and sign in again.",
 		}
 	}
+	if e.Kind == idp.Misconfigured {
+		return &failure{
+			status: http.StatusBadGateway, code: "provider-refuses-site", cause: err,
+			title:   "The identity provider does not accept this site",
+			message: "It refuses the name or the secret with which this site asked it who you are, so nobody was signed in.",
+			remedy:  "Tell the people who run this site: its client id and secret are not those at the identity provider.",
+		}
+	}
 	return &failure{
 		status: http.StatusBadGateway, code: "provider-error", cause: err,
 		title:   "The identity provider gave an answer that cannot be used",

@@ -1,10 +1,12 @@
 package authn_test
 
 import (
+	"encoding/json"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/internal/signin"
@@ -78,7 +80,25 @@ func TestForeignTargets(t *testing.T) {
 			return b.post(auth+"/.pomerium/sign_out?"+target(v).Encode(), nil, "Origin", auth)
 		},
 		"hand-off": func(v string) page {
-			return b.get(signed(app+signin.CallbackPath, with(v, signin.ParamSessionEncrypted, "x")))
+			sealed, err := w.keys.SealHandoff(signin.Handoff{SessionToken: b.cookie(app, "_pomerium").Value, Flow: "x.y", RedirectURI: v, ExpiresAt: w.now().Add(time.Minute)})
+			if err != nil {
+				sealed = "x"
+			}
+			return b.get(signed(app+signin.CallbackPath, with(v, signin.ParamSessionEncrypted, sealed)))
+		},
+		"hand-off on the way": func(v string) page {
+			sealed, err := w.keys.SealHandoff(signin.Handoff{SessionToken: b.cookie(app, "_pomerium").Value, Flow: "x.y", RedirectURI: v, Host: "app.example.com", ExpiresAt: w.now().Add(time.Minute)})
+			if err != nil {
+				sealed = "x"
+			}
+			return b.get(signed(app+signin.CallbackPath, with(v, signin.ParamSessionEncrypted, sealed)))
+		},
+		"callback": func(v string) page {
+			state, err := json.Marshal(map[string]any{"t": v, "f": "x.y", "p": w.idpID, "i": "x", "b": "y", "a": w.now().Unix()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b.get(auth + "/oauth2/callback?code=x&state=" + w.keys.Seal(signin.PurposeProviderState, state, nil))
 		},
 		"login": func(v string) page { return b.get(app + "/.pomerium/api/v1/login?" + target(v).Encode()) },
 	}

@@ -89,7 +89,7 @@ func (s *Server) openRoutes(g *Generation, r *http.Request) ([]*principal, []*co
 		if p.account != nil {
 			kind = signin.KindServiceAccount
 		}
-		ids, err := s.accessible(r.Context(), kind, p.id(), clientAddress(r))
+		ids, err := s.accessible(r.Context(), kind, p.id(), g.address(r))
 		if err != nil {
 			return nil, nil, unavailable("portal", fmt.Errorf("list open routes: %w", err))
 		}
@@ -133,13 +133,6 @@ func (p *principal) who() string {
 		return p.account.UserID
 	}
 	return personName(p.session)
-}
-
-// clientAddress is the one that Envoy has put at the end of X-Forwarded-For; what
-// is before it the client may have made up.
-func clientAddress(r *http.Request) string {
-	all := strings.Join(r.Header["X-Forwarded-For"], ",")
-	return bounded(strings.TrimSpace(all[strings.LastIndexByte(all, ',')+1:]), 64)
 }
 
 func (g *Generation) notSignedIn(r *http.Request) *failure {

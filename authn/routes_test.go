@@ -62,7 +62,7 @@ func TestPortal(t *testing.T) {
 	b.get(app + "/")
 	for _, host := range []string{app, auth} {
 		w.asked = nil
-		p := b.get(host+"/.pomerium/routes", "X-Forwarded-For", "10.0.0.1, 203.0.113.9")
+		p := b.get(host+"/.pomerium/routes", "X-Forwarded-For", "10.0.0.1, 10.0.0.2, 203.0.113.9")
 		p.want(t, http.StatusOK, "Your applications", "alice@example.com",
 			`href="https://app.example.com/"`, "App &lt;b&gt;", "&#34;Quoted&#34; &amp; &lt;i&gt;slanted&lt;/i&gt;",
 			`href="https://wiki.example.com/"`, `href="https://other.example.com/monthly/%C3%BC"`,

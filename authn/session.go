@@ -266,16 +266,13 @@ const maxParents = 8
 // where the browser has sent several, those of every domain that covers the host.
 func (g *Generation) rivals(r *http.Request) []*http.Cookie {
 	var domains []string
-	ours := g.cookieDomain(r.Host)
-	if ours != "" {
+	if g.cookieDomain(r.Host) != "" {
 		domains = append(domains, "")
 	}
 	if len(signin.CookieValues(g.cfg.Cookie.Name, r.Header["Cookie"])) > 1 {
 		host := signin.Hostname(r.Host)
 		for net.ParseIP(strings.Trim(host, "[]")) == nil && strings.Contains(host, ".") && len(domains) < maxParents {
-			if host != ours {
-				domains = append(domains, host)
-			}
+			domains = append(domains, host)
 			_, host, _ = strings.Cut(host, ".")
 		}
 	}
@@ -328,7 +325,7 @@ func (s *Server) record(r *http.Request, g *Generation, req signInRequest, who *
 	}
 	session := &databroker.Session{
 		ID: id, UserID: who.UserID, IDPID: req.IDPID, ProviderSessionID: who.SessionID, Claims: who.Claims, Tokens: who.Tokens,
-		Origin:    origin(r, "browser"),
+		Origin:    g.origin(r, "browser"),
 		CreatedAt: now, AccessedAt: now, ExpiresAt: now.Add(g.cfg.Cookie.Expire),
 	}
 	if err := s.store.PutSession(r.Context(), session); err != nil {
@@ -337,10 +334,10 @@ func (s *Server) record(r *http.Request, g *Generation, req signInRequest, who *
 	return session, nil
 }
 
-// origin is where a session comes from, as its client says.
-func origin(r *http.Request, method string) databroker.Origin {
-	address, _, _ := strings.Cut(r.Header.Get("X-Forwarded-For"), ",")
-	return databroker.Origin{Method: method, UserAgent: bounded(r.UserAgent(), 256), Address: bounded(strings.TrimSpace(address), 64)}
+// origin is where a session comes from: what its client calls itself, and where
+// Envoy saw it.
+func (g *Generation) origin(r *http.Request, method string) databroker.Origin {
+	return databroker.Origin{Method: method, UserAgent: bounded(r.UserAgent(), 256), Address: g.address(r)}
 }
 
 // recordUser creates or updates the user. All sign-ins that one person may

@@ -68,7 +68,7 @@ func (s *Server) otherSessions(g *Generation, r *http.Request, page *pages.Ident
 		page.Sessions = append(page.Sessions, pages.Session{
 			Client: client(session.Origin.UserAgent), How: how, Provider: g.providerLabel(session.IDPID), Address: session.Origin.Address,
 			Since: session.CreatedAt, Used: session.AccessedAt,
-			SignOut: &pages.Action{Label: "Sign out", URL: sessionsPath, Post: true,
+			SignOut: pages.Action{Label: "Sign out", URL: sessionsPath, Post: true,
 				Fields: []pages.Detail{{Label: "form", Value: g.keys.Seal(signin.PurposeForm, form, []byte(sessionsPath))}}},
 		})
 	}

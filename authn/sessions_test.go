@@ -70,7 +70,7 @@ func TestOtherSessions(t *testing.T) {
 	w.put("s-bobs", "user-bob")
 
 	p := b.get(auth + "/.pomerium/")
-	p.want(t, http.StatusOK, "Safari on iPhone", "203.0.113.7", "curl", "A terminal or device that you gave a code", ": Safari on iPhone, signed in ")
+	p.want(t, http.StatusOK, "Safari on iPhone", "203.0.113.7", "curl", "A terminal or device that you gave a code", ": Safari on iPhone, signed in at ")
 	forms := endForms(p)
 	if len(forms) != 2 || strings.Index(p.body, "Safari on iPhone") > strings.Index(p.body, "curl") {
 		t.Fatalf("got %d sessions, want the phone's and then the script's:\n%s", len(forms), p.body)
@@ -154,6 +154,8 @@ func TestEndSessionRefuses(t *testing.T) {
 	alice.get(app + "/")
 	w.put("phone", "user-alice")
 	form := endForms(alice.get(auth + "/.pomerium/"))[0]
+	elsewhere := w.browser()
+	elsewhere.get(app + "/")
 	w.idp.Change(func(b *idptest.Behaviour) { b.Claims["sub"] = "user-bob" })
 	bob.get(app + "/")
 	sessions := auth + "/.pomerium/sessions"
@@ -169,6 +171,7 @@ func TestEndSessionRefuses(t *testing.T) {
 		{"an application's form", alice, form, []string{"Sec-Fetch-Site", "same-site", "Origin", app}, 403},
 		{"a form that says nothing of where it is from", alice, form, nil, 403},
 		{"a form of another person", bob, form, []string{"Origin", auth}, 400},
+		{"a form of another browser of the same person", elsewhere, form, []string{"Origin", auth}, 400},
 		{"a form without a person", w.browser(), form, []string{"Origin", auth}, 400},
 		{"a form without a session", alice, "", []string{"Origin", auth}, 400},
 		{"a session id", alice, "phone", []string{"Origin", auth}, 400},

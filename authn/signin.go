@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -84,7 +85,7 @@ func (s *Server) signIn(g *Generation, w http.ResponseWriter, r *http.Request) e
 	if err := g.checkRequest(req); err != nil {
 		return err
 	}
-	if verified != nil && req.Via != "" {
+	if req.Via != "" && (verified != nil || g.providers.Get(req.IDPID) == nil) {
 		return s.passBy(g, w, r, req)
 	}
 	if verified != nil {
@@ -131,11 +132,8 @@ func (g *Generation) asked(q url.Values) (signInRequest, error) {
 			return req, err
 		}
 	}
-	if req.Programmatic {
-		req.Hosts = nil
-		if maxAge > 0 || req.Via != "" {
-			return req, errors.New("a programmatic sign-in has no maximum age and no host")
-		}
+	if req.Programmatic && (maxAge > 0 || req.Via != "") {
+		return req, errors.New("a programmatic sign-in has no maximum age and no host")
 	}
 	return req, nil
 }
@@ -243,7 +241,7 @@ func (s *Server) goToProvider(g *Generation, w http.ResponseWriter, r *http.Requ
 }
 
 // providerCallback finishes a sign-in: the provider has sent the browser back
-// with a code, which we trade for the user's identity.
+// with a code, or says why not.
 func (s *Server) providerCallback(g *Generation, w http.ResponseWriter, r *http.Request) error {
 	if len(g.missing) > 0 {
 		return notConfigured(g.missing)
@@ -278,20 +276,25 @@ func (s *Server) providerCallback(g *Generation, w http.ResponseWriter, r *http.
 
 	// The request is genuine: from here on we may change things.
 	end := func(w http.ResponseWriter) { http.SetCookie(w, signin.EndSignIn(g.cfg.Cookie.Name, req.ID)) }
-	if code := q.Get("error"); req.mayMindMaxAge(code) {
-		end(w)
-		return s.withoutMaxAge(g, w, r, req, code)
-	} else if code != "" {
-		f := s.providerSaid(g, req, code, q)
-		f.before = end
-		return f
-	}
 	code := q.Get("code")
-	if code == "" || len(code) > maxCode {
-		f := badRequest("callback-query", "The identity provider's answer has no code.", nil)
+	switch said := q.Get("error"); {
+	case req.mayMindMaxAge(said):
+		end(w)
+		return s.withoutMaxAge(g, w, r, req, said)
+	case said != "":
+		f := s.providerSaid(g, req, said, q)
+		f.before = end
+		return f
+	case code == "" || len(code) > maxCode || g.anotherAnswered(req.IDPID, q.Get("iss")):
+		f := badRequest("callback-query", "The identity provider's answer has no code, or it comes from another one than was asked.", nil)
 		f.before = end
 		return f
 	}
+	return s.redeem(g, w, r, req, pending, code, end)
+}
+
+// redeem trades the code for the user's identity, and keeps it.
+func (s *Server) redeem(g *Generation, w http.ResponseWriter, r *http.Request, req signInRequest, pending pendingSignIn, code string, end func(http.ResponseWriter)) error {
 	// A code can be redeemed once, so look whether there is a store to keep
 	// what it gives.
 	if _, err := s.store.Sequence(r.Context()); err != nil {
@@ -342,6 +345,9 @@ func bounce(w http.ResponseWriter, r *http.Request) error {
 	if err := r.ParseForm(); err != nil {
 		return badRequest("callback-query", "The identity provider's answer is damaged.", errors.New("parse form"))
 	}
+	if r.PostForm.Get("state") == "" {
+		return badRequest("state", "This sign-in was not started here, or its address is damaged.", errors.New("form has no state"))
+	}
 	q := url.Values{}
 	for _, name := range strings.Fields(callbackParams) {
 		if values, ok := r.PostForm[name]; ok {
@@ -352,7 +358,18 @@ func bounce(w http.ResponseWriter, r *http.Request) error {
 }
 
 // callbackParams are what is read of a callback.
-const callbackParams = "state code error error_description"
+const callbackParams = "state code error error_description iss"
+
+// anotherAnswered reports whether a callback says that it comes from another
+// provider of ours than was asked (RFC 9207): one that is up to no good would have
+// its neighbour's code sent to it.
+func (g *Generation) anotherAnswered(asked, iss string) bool {
+	u, err := url.Parse(iss)
+	if err != nil || iss == "" || issuedBy(g.providers.Get(asked), u) {
+		return false
+	}
+	return slices.ContainsFunc(g.providers.All(), func(p *idp.Provider) bool { return issuedBy(p, u) })
+}
 
 // callbackQuery parses a query none of whose parameters that matter is
 // repeated.

@@ -164,18 +164,29 @@ func (s *Server) authenticateSignOut(g *Generation, w http.ResponseWriter, r *ht
 	}
 	http.SetCookie(w, signin.DeleteCookie(signin.AuthenticateCookieName(g.cfg.Cookie.Name)))
 	to = g.orDefault(to)
-	if there := s.logoutURL(r.Context(), g, last, to); there != "" {
-		n := pages.Notice{
-			Title: "You are signed out", Message: "Your session has ended here and in every application of this site. Signing you out at " + g.providers.Get(last.IDPID).Host() + ", too …",
-			RefreshTo: there,
-		}
-		navigate(w, r, n)
-		return nil
+	if s.logoutURL(r.Context(), g, last, to) != "" {
+		return s.leadToProvider(g, w, r, last, to)
 	}
 	if to == "" {
 		return redirect(w, signedOutPath)
 	}
 	return s.showSignedOut(w, r, to, false)
+}
+
+// leadToProvider is a page, too, as showSignedOut is. The ID token must not be in it,
+// so it leads to signedOut, which redirects.
+func (s *Server) leadToProvider(g *Generation, w http.ResponseWriter, r *http.Request, last parting, to string) error {
+	last.To = to
+	sealed, err := s.sealParting(g, paramParting, last)
+	if err != nil {
+		return err
+	}
+	navigate(w, r, pages.Notice{
+		Title:     "You are signed out",
+		Message:   "Your session has ended here and in every application of this site. Signing you out at " + g.providers.Get(last.IDPID).Host() + ", too …",
+		RefreshTo: signedOutPath + "?" + url.Values{paramParting: {sealed}}.Encode(),
+	})
+	return nil
 }
 
 // lists reports whether the authenticate cookie names the session with this hash,
@@ -317,11 +328,16 @@ func (g *Generation) formTargets() []string {
 	return []string{g.cfg.AuthenticateURL.String()}
 }
 
-// signedOut is where a sign-out ends, and where the provider sends people back to.
-// The state that it brings along says where they wanted to go.
+// signedOut is where a sign-out ends. On its way it goes from here to the provider,
+// which sends people back with a state that says where they wanted to go.
 func (s *Server) signedOut(g *Generation, w http.ResponseWriter, r *http.Request) error {
-	back := s.openParting(g, signedOutPath, r.URL.Query().Get("state"))
-	to := ""
+	q, to := r.URL.Query(), ""
+	if last := s.openParting(g, paramParting, q.Get(paramParting)); last.IDPID != "" {
+		if there := s.logoutURL(r.Context(), g, last, last.To); there != "" {
+			return redirect(w, there)
+		}
+	}
+	back := s.openParting(g, signedOutPath, q.Get("state"))
 	if back.To != "" {
 		// The configuration may have changed meanwhile.
 		to, _ = g.signOutTarget(back.To)

@@ -24,6 +24,15 @@ func (w *world) sessionsOf(userID string) []*databroker.Session {
 	return sessions
 }
 
+// provider is where a page of a sign-out sends the browser on to.
+func (b *browser) provider(p page) string {
+	b.w.t.Helper()
+	if !strings.HasPrefix(p.next(), "/.pomerium/signed_out?") {
+		b.w.t.Fatalf("leads to %q\n%s", p.next(), p.body)
+	}
+	return b.until("/logout", auth+p.next())
+}
+
 func (w *world) revokedAt(userID string) time.Time {
 	w.t.Helper()
 	u, err := w.store.User(context.Background(), userID)
@@ -67,9 +76,10 @@ func TestSignOut(t *testing.T) {
 	}
 
 	p := b.post(app+"/.pomerium/sign_out", url.Values{"pomerium_redirect_uri": {other + "/bye"}}, "Origin", app)
-	p.want(t, http.StatusOK, "You are signed out", `content="0;url=`+w.idp.URL+`/logout?`)
+	p.want(t, http.StatusOK, "You are signed out")
+	noSecrets(t, w, p.body)
 	// By way of the provider, which gets its ID token back.
-	there := mustURL(t, p.next())
+	there := mustURL(t, b.provider(p))
 	if hint := there.Query().Get("id_token_hint"); hint == "" || there.Query().Get("post_logout_redirect_uri") != auth+"/.pomerium/signed_out" {
 		t.Errorf("leads to %s", there)
 	}
@@ -96,8 +106,8 @@ func TestSignOutAtTheAuthenticateHost(t *testing.T) {
 	b := w.browser()
 	b.get(app + "/")
 	p := b.post(auth+"/.pomerium/sign_out", nil, "Sec-Fetch-Site", "same-origin")
-	p.want(t, http.StatusOK, "You are signed out", w.idp.URL+"/logout?")
-	p = b.get(p.next())
+	p.want(t, http.StatusOK, "You are signed out")
+	p = b.get(b.provider(p))
 	p.want(t, http.StatusOK, "and at the identity provider")
 	if got := p.Request.URL.Path; got != "/.pomerium/signed_out" {
 		t.Errorf("ended at %s", got)
@@ -174,7 +184,11 @@ func TestSignOutOfSeveralProviders(t *testing.T) {
 		if n := len(w.sessionsOf("")); n != 2 {
 			t.Fatalf("%d sessions, want 2", n)
 		}
-		b.post(at+"/.pomerium/sign_out", nil, "Origin", at).want(t, http.StatusOK, "You are signed out", second.URL+"/logout")
+		p := b.post(at+"/.pomerium/sign_out", nil, "Origin", at)
+		p.want(t, http.StatusOK, "You are signed out")
+		if to := b.provider(p); !strings.HasPrefix(to, second.URL+"/logout?") {
+			t.Errorf("from %s: leads to %s", at, to)
+		}
 		if n := len(w.sessionsOf("")); n != 0 {
 			t.Errorf("from %s: %d sessions are left", at, n)
 		}
@@ -214,8 +228,8 @@ func TestSignOutWithALargeIDToken(t *testing.T) {
 		b := w.browser()
 		b.get(app+"/").want(t, http.StatusOK, welcome)
 		p := b.post(at+"/.pomerium/sign_out", nil, "Origin", at)
-		p.want(t, http.StatusOK, "You are signed out", w.idp.URL+"/logout?")
-		there := mustURL(t, p.next())
+		p.want(t, http.StatusOK, "You are signed out")
+		there := mustURL(t, b.provider(p))
 		if there.Query().Has("id_token_hint") || len(p.Request.URL.String()) > 2<<10 {
 			t.Errorf("from %s: the hint is in a URL", at)
 		}
@@ -278,7 +292,7 @@ func TestSignOutTargets(t *testing.T) {
 			if tt.status != 200 {
 				return
 			}
-			if p = b.get(p.next()); p.next() != tt.want {
+			if p = b.get(b.provider(p)); p.next() != tt.want {
 				t.Errorf("leads to %q, want %q", p.next(), tt.want)
 			}
 			// Without the provider, too.
@@ -295,7 +309,7 @@ func TestSignedOutState(t *testing.T) {
 	b := w.browser()
 	b.get(app + "/")
 	p := b.post(app+"/.pomerium/sign_out", url.Values{"pomerium_redirect_uri": {other + "/bye"}}, "Origin", app)
-	state := mustURL(t, p.next()).Query().Get("state")
+	state := mustURL(t, b.provider(p)).Query().Get("state")
 	parting := p.Request.URL.Query().Get("pomerium_parting")
 	if state == "" || parting == "" {
 		t.Fatalf("no state in %s", p.next())
@@ -309,6 +323,12 @@ func TestSignedOutState(t *testing.T) {
 	} {
 		if got := b.get(auth + "/.pomerium/signed_out?state=" + v); got.StatusCode != 200 || got.next() != "" {
 			t.Errorf("state %s: got status %d, leads to %q", name, got.StatusCode, got.next())
+		}
+	}
+	// Nor does what was sealed for the way here lead to the provider.
+	for _, sealed := range []string{state, parting, "x", w.keys.Seal(signin.PurposeSignOut, []byte(`{"p":"unknown","t":"https://evil.example","e":9999999999}`), []byte("pomerium_parting"))} {
+		if got := b.get(auth + "/.pomerium/signed_out?pomerium_parting=" + sealed); got.next() != "" || got.Request.URL.Path != "/.pomerium/signed_out" {
+			t.Errorf("parting %s: leads to %s %q", sealed, got.Request.URL, got.next())
 		}
 	}
 	if got := b.get(auth + "/.pomerium/signed_out?state=" + state); got.next() != other+"/bye" {

@@ -187,9 +187,3 @@ func writeUnauthenticated(w http.ResponseWriter, r *http.Request) {
 		"message": "Nobody is signed in.", "request_id": requestID(r),
 	})
 }
-
-// show answers with a page in the reader's language; formTargets as for
-// pages.Header.
-func show(w http.ResponseWriter, r *http.Request, status int, page pages.Page, formTargets ...string) {
-	writePage(w, r, status, page.In(pages.For(bounded(r.Header.Get("Accept-Language"), 1024))), formTargets...)
-}

@@ -44,6 +44,7 @@ type world struct {
 	keys   *signin.Keys
 	ring   *assertion.KeyRing
 	store  *databrokertest.Faulty
+	rand   io.Reader
 	log    *logBuffer
 	offset atomic.Int64
 	// idpID is what the gate asks for: the first provider, "" for any.
@@ -98,7 +99,7 @@ func (w *world) now() time.Time { return time.Now().Add(time.Duration(w.offset.L
 func (w *world) restart() {
 	w.t.Helper()
 	log := slog.New(slog.NewJSONHandler(w.log, nil))
-	s := authn.New(authn.Config{Store: w.store, Log: log, Now: w.now})
+	s := authn.New(authn.Config{Store: w.store, Log: log, Now: w.now, Rand: w.rand})
 	g, err := s.Build(w.cfg, w.keys, w.ring, idp.NewSet(idp.Config{HTTPClient: w.idp.Client(), Now: w.now, Log: log}, w.cfg, nil))
 	if err != nil {
 		w.t.Fatal(err)
@@ -130,7 +131,7 @@ func (w *world) gate(rw http.ResponseWriter, r *http.Request) {
 	}
 	http.SetCookie(rw, flow.Cookie(name))
 	target := &url.URL{Scheme: "https", Host: r.Host, Path: r.URL.Path, RawQuery: r.URL.RawQuery}
-	http.Redirect(rw, r, w.keys.SignInURL(signin.SignInLink{
+	http.Redirect(rw, r, w.keys.SignInURL(signin.Link{
 		Authenticate: w.cfg.AuthenticateURL, Redirect: target, IDPID: w.idpID, Flow: flow.Hash(), MaxAge: time.Duration(w.maxAge.Load()),
 		AdditionalHosts: w.dependsOn(r.Host), Round: signin.Rounds(name, r.Header["Cookie"], w.now()),
 	}, w.now()), http.StatusFound)

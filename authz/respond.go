@@ -386,7 +386,7 @@ func (s *Server) startFlow(g *Generation, r *request, c *ruling) (link string, c
 	if err != nil {
 		return "", nil, fmt.Errorf("start sign-in: %w", err)
 	}
-	ask := signin.SignInLink{
+	ask := signin.Link{
 		Authenticate: g.authenticate, Redirect: r.target(), IDPID: c.route.provider(), Flow: flow.Hash(),
 		MaxAge: c.maxAge(), AdditionalHosts: c.route.dependsOn,
 	}

@@ -159,6 +159,9 @@ func (c *uses) flush(ctx context.Context, now time.Time, while time.Duration) er
 	defer c.mu.Unlock()
 	for id, at := range batch {
 		u := c.pending[id]
+		if u == nil {
+			continue // told by another flush
+		}
 		u.stored.Store(at.UnixNano())
 		// In this order, so that a use between the two is queued by whoever made it.
 		u.queued.Store(false)

@@ -100,7 +100,7 @@ func TestVerifyIDTokenThatIsNone(t *testing.T) {
 		return w.fake.IDToken("user-alice", idptest.ClientID)
 	}
 	_, err := w.client.VerifyIDToken(context.Background(), w.fake.IDToken("user-alice", idptest.ClientID, set("x", strings.Repeat("x", 256<<10))), nil)
-	w.wantKind(err, idp.Invalid, "larger than 256 KiB")
+	w.wantKind(err, idp.Invalid, "it is larger than 256 KiB")
 	for name, raw := range map[string]string{
 		"nothing":           "",
 		"dots":              strings.Repeat(".", 1<<20),

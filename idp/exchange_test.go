@@ -3,10 +3,12 @@ package idp_test
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/idp"
 	"github.com/countersign/countersign/idp/idptest"
 )
@@ -25,6 +27,7 @@ var misbehaviours = []struct {
 	{"discovery names another issuer", func(b *idptest.Behaviour) { b.Discovery = map[string]any{"issuer": "https://evil.example"} }, idp.Misconfigured, `its issuer is "https://evil.example"`},
 	{"discovery has no token endpoint", func(b *idptest.Behaviour) { b.Discovery = map[string]any{"token_endpoint": nil} }, idp.Unusable, "token_endpoint is no https URL"},
 	{"discovery sends us to a file", func(b *idptest.Behaviour) { b.Discovery = map[string]any{"userinfo_endpoint": "file:///etc/passwd"} }, idp.Unusable, "userinfo_endpoint is no https URL"},
+	{"discovery sends us to another protocol", func(b *idptest.Behaviour) { b.Discovery = map[string]any{"token_endpoint": "ftp://127.0.0.1/token"} }, idp.Unusable, "token_endpoint is no https URL"},
 	{"discovery is huge", func(b *idptest.Behaviour) { b.Discovery = map[string]any{"x": strings.Repeat("x", 2<<20)} }, idp.Unusable, "larger than 1 MiB"},
 	{"keys answer 500", func(b *idptest.Behaviour) { b.KeysStatus = 500 }, idp.Unavailable, "keys at http://127.0.0.1"},
 	{"token endpoint answers 500", func(b *idptest.Behaviour) { b.TokenStatus = 500 }, idp.Unavailable, "exchange code: provider answered 500"},
@@ -34,6 +37,7 @@ var misbehaviours = []struct {
 	{"client may not do this", func(b *idptest.Behaviour) { b.TokenError = "unauthorized_client" }, idp.Misconfigured, "unauthorized_client"},
 	{"token endpoint redirects elsewhere", func(b *idptest.Behaviour) { b.TokenStatus = 307 }, idp.Unusable, ""},
 	{"wrong nonce", func(b *idptest.Behaviour) { b.Nonce = "of-another" }, idp.Unusable, "nonce"},
+	{"no nonce", func(b *idptest.Behaviour) { b.NoNonce = true }, idp.Unusable, "nonce"},
 	{"wrong audience", func(b *idptest.Behaviour) { b.Audience = "someone-else" }, idp.Unusable, `its aud is "someone-else", want one of "countersign-test"`},
 	{"audience is no text", func(b *idptest.Behaviour) { b.Audience = []any{idptest.ClientID, 1} }, idp.Unusable, "aud"},
 	{"we are one of two audiences", func(b *idptest.Behaviour) { b.Audience = []string{"other", idptest.ClientID} }, fine, ""},
@@ -116,6 +120,8 @@ func TestIdentity(t *testing.T) {
 	w := newWorld(t)
 	w.change(func(b *idptest.Behaviour) {
 		b.SessionID, b.Lifetime, b.IDTokenLifetime = "sid-1", 5*time.Minute, 10*time.Minute
+		b.Claims["acr"] = "gold"
+		b.UserInfo = map[string]any{"auth_time": 1, "acr": "platinum", "amr": []string{"hwk"}}
 	})
 	who, err := w.signIn()
 	if err != nil {
@@ -123,6 +129,9 @@ func TestIdentity(t *testing.T) {
 	}
 	if who.Subject != "user-alice" || who.UserID != "user-alice" || who.SessionID != "sid-1" || who.ClaimsStale {
 		t.Errorf("got %+v", who)
+	}
+	if at, _ := who.Claims["auth_time"].(float64); at < 2 || who.Claims["acr"] != "gold" || who.Claims["amr"] != nil {
+		t.Errorf("userinfo speaks of the sign-in: %v", who.Claims)
 	}
 	for name, at := range map[string]struct{ got, want time.Time }{
 		"ExpiresAt":               {who.ExpiresAt, w.now().Add(10 * time.Minute)},
@@ -156,6 +165,10 @@ func TestCodeIsUsedOnce(t *testing.T) {
 	}
 	_, err = w.client.Exchange(context.Background(), back.Get("code"), nonce, verifier)
 	w.wantKind(err, idp.Refused, "invalid_grant")
+	_, back, _ = w.visit(idp.AuthRequest{MaxAge: -1})
+	_, err = w.client.Exchange(context.Background(), back.Get("code"), "", verifier)
+	w.wantKind(err, idp.Unusable, "nonce")
+	w.change(func(b *idptest.Behaviour) { b.NoNonce = true })
 	_, back, _ = w.visit(idp.AuthRequest{MaxAge: -1})
 	_, err = w.client.Exchange(context.Background(), back.Get("code"), "", verifier)
 	w.wantKind(err, idp.Unusable, "nonce")
@@ -197,4 +210,53 @@ func TestSignedUserInfo(t *testing.T) {
 	w.change(func(b *idptest.Behaviour) { b.WrongKey = true })
 	_, err = w.client.VerifyAccessToken(context.Background(), access, nil)
 	w.wantKind(err, idp.Invalid, "not made with a key")
+}
+
+// elsewhere has https://idp.example be the provider.
+type elsewhere struct{ to *url.URL }
+
+func (e elsewhere) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Scheme == "https" && r.URL.Host == "idp.example" {
+		r = r.Clone(r.Context())
+		r.URL.Scheme, r.URL.Host = e.to.Scheme, e.to.Host
+	}
+	return http.DefaultTransport.RoundTrip(r)
+}
+
+// What is behind https sends nothing to where anybody can listen.
+func TestNoWayFromHTTPSToHTTP(t *testing.T) {
+	w := newWorld(t)
+	settings := *w.cfg.IDPs[0]
+	settings.URL = "https://idp.example"
+	cfg := *w.cfg
+	cfg.IDPs = []*config.IdentityProvider{&settings}
+	for _, tt := range []struct {
+		name, token string
+		kind        idp.Kind
+		text        string
+	}{
+		{"all is https", "https://idp.example/token", fine, ""},
+		{"the token endpoint is not", "http://idp.example/token", idp.Unusable, "token_endpoint is no https URL"},
+	} {
+		w.change(func(b *idptest.Behaviour) {
+			b.Discovery = map[string]any{
+				"issuer": settings.URL, "authorization_endpoint": settings.URL + "/authorize", "jwks_uri": settings.URL + "/keys",
+				"userinfo_endpoint": settings.URL + "/userinfo", "end_session_endpoint": nil, "token_endpoint": tt.token,
+			}
+		})
+		c := w.config()
+		c.HTTPClient = &http.Client{Transport: elsewhere{mustURL(t, w.fake.URL)}}
+		set := idp.NewSet(c, &cfg, nil)
+		_, err := set.Get(settings.ID()).AuthURL(context.Background(), idp.AuthRequest{})
+		w.wantKind(err, tt.kind, tt.text)
+	}
+	mux := w.fake.Config.Handler.(*http.ServeMux)
+	mux.HandleFunc("GET /plain/.well-known/openid-configuration", func(rw http.ResponseWriter, r *http.Request) {
+		http.Redirect(rw, r, w.fake.URL+"/.well-known/openid-configuration", http.StatusFound)
+	})
+	settings.URL += "/plain"
+	c := w.config()
+	c.HTTPClient = &http.Client{Transport: elsewhere{mustURL(t, w.fake.URL)}}
+	_, err := idp.NewSet(c, &cfg, nil).Get(settings.ID()).AuthURL(context.Background(), idp.AuthRequest{})
+	w.wantKind(err, idp.Unavailable, "redirects too often, or to plain http")
 }

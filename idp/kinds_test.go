@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -135,6 +136,11 @@ func TestTrailingSlash(t *testing.T) {
 	w.change(func(b *idptest.Behaviour) { b.Issuer = w.fake.URL })
 	_, err = w.signIn()
 	w.wantKind(err, idp.Unusable, "its issuer is")
+	// More than a slash is another issuer, even on the same host.
+	other := newWorld(t)
+	other.change(func(b *idptest.Behaviour) { b.Discovery = map[string]any{"issuer": other.fake.URL + "/other"} })
+	_, err = other.signIn()
+	other.wantKind(err, idp.Misconfigured, "its issuer is")
 }
 
 const (
@@ -175,6 +181,9 @@ func TestAzure(t *testing.T) {
 		{"the template is elsewhere", "/common/v2.0", func(b *idptest.Behaviour) {
 			b.Discovery = map[string]any{"issuer": "https://evil.example/{tenantid}/v2.0"}
 		}, idp.Misconfigured, "its issuer is"},
+		{"the template is on another host", "/common/v2.0", func(b *idptest.Behaviour) {
+			b.Discovery = map[string]any{"issuer": "http://evil.example/{tenantid}/v2.0"}
+		}, idp.Misconfigured, "its issuer is"},
 		{"the template stands for itself", "/common/v2.0", func(b *idptest.Behaviour) {
 			b.Issuer = strings.Replace(b.Issuer, tenantA, "{tenantid}", 1)
 		}, idp.Unusable, "its issuer is"},
@@ -189,8 +198,15 @@ func TestAzure(t *testing.T) {
 		})
 	}
 
+	// It writes an iat of five minutes ago, whatever its clock says.
+	at := time.Now().Add(-10 * time.Minute).Unix()
+	_, who, err := azure(t, "/common/v2.0", func(b *idptest.Behaviour) { b.Skew, b.AuthTime = -5*time.Minute, at })
+	if err != nil || who.Claims["auth_time"] != float64(at) {
+		t.Errorf("auth_time: got %v, %v, want %d", who, err, at)
+	}
+
 	// Anybody can have a tenant, and give the people in it any address.
-	_, who, err := azure(t, "/common/v2.0", func(*idptest.Behaviour) {})
+	_, who, err = azure(t, "/common/v2.0", func(*idptest.Behaviour) {})
 	if err != nil || who.Claims["email"] != nil || who.Claims["unverified_email"] != "alice@example.com" {
 		t.Errorf("an address from any tenant is believed: %v, %v", who.Claims, err)
 	}
@@ -320,6 +336,10 @@ func TestGitHub(t *testing.T) {
 	if d := cmp.Diff([]any{"octo"}, fresh.Claims["groups"]); d != "" || fresh.Claims["email"] != nil || fresh.Tokens != who.Tokens {
 		t.Errorf("got %+v; groups: %s", fresh, d)
 	}
+	another := sessionOf(who)
+	another.UserID = "mallory"
+	_, err = w.client.Refresh(context.Background(), another)
+	w.wantKind(err, idp.Unusable, "not about the person")
 	brought, err := w.client.VerifyAccessToken(context.Background(), who.Tokens.AccessToken, nil)
 	if err != nil || brought.UserID != "user-alice" || brought.Tokens != (databroker.Tokens{}) {
 		t.Errorf("got %+v, %v", brought, err)

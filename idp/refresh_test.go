@@ -74,6 +74,25 @@ func TestRefreshKeepsWhatIsLeftOut(t *testing.T) {
 	}
 }
 
+func TestRefreshByIDTokenAlone(t *testing.T) {
+	w := newWorld(t)
+	w.change(func(b *idptest.Behaviour) { b.NoUserInfo, b.SessionID = true, "sid-1" })
+	old := w.signedIn()
+	w.change(func(b *idptest.Behaviour) { b.Claims, b.SessionID = map[string]any{"name": "A"}, "sid-2" })
+	fresh, err := w.client.Refresh(context.Background(), old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{"sub": "user-alice", "sid": "sid-2", "name": "A", "auth_time": old.Claims["auth_time"]}
+	if d := cmp.Diff(want, fresh.Claims); d != "" || fresh.SessionID != "sid-2" {
+		t.Errorf("got session %q: %s", fresh.SessionID, d)
+	}
+	w.change(func(b *idptest.Behaviour) { b.SessionID = "" })
+	if fresh, err = w.client.Refresh(context.Background(), sessionOf(fresh)); err != nil || fresh.SessionID != "sid-2" {
+		t.Errorf("an ID token without sid: got %+v, %v", fresh, err)
+	}
+}
+
 // A group that only userinfo told of goes when userinfo tells of it no more.
 func TestRefreshByUserInfoAlone(t *testing.T) {
 	w := newWorld(t)

@@ -22,7 +22,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/databroker"
 	"github.com/countersign/countersign/idp"
 )
@@ -73,9 +72,9 @@ func New(c Config) *Refresher {
 	return r
 }
 
-// Publish puts a configuration and its providers in force. Sessions of a provider
+// Publish puts the providers of a configuration in force. Sessions of a provider
 // that is no longer there rest until it is again.
-func (r *Refresher) Publish(_ *config.Config, providers *idp.Set) {
+func (r *Refresher) Publish(providers *idp.Set) {
 	r.providers.Store(providers)
 	r.wake()
 }

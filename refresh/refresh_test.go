@@ -378,7 +378,7 @@ func TestStoreLiesAboutTheWrite(t *testing.T) {
 		w.provider.Change(func(b *idptest.Behaviour) { b.RotateRefresh, b.Lifetime = true, 5*time.Minute })
 		s := w.signIn(w.provider, "ana")
 		te := newTenure(New(Config{Store: &liar{Store: w.memory}}), time.Now().Add(time.Hour))
-		te.Publish(w.cfg, w.set)
+		te.Publish(w.set)
 		w.wait(4 * time.Minute)
 		done := te.visit(t.Context(), work{id: s.ID, kind: renew, provider: w.set.Get(s.IDPID)})
 		if done.cause != none || done.session == nil || done.session.Version != w.session(s.ID).Version {
@@ -406,11 +406,15 @@ func TestClaimsFollowTheProvider(t *testing.T) {
 		}
 		w.replica()
 		w.provider.Change(func(b *idptest.Behaviour) {
+			b.SessionID = "sid-2"
 			b.Claims = map[string]any{"name": "Ana", "email": "ana@example.com", "email_verified": true, "groups": []string{"staff"}}
 		})
 		w.wait(4 * time.Minute)
 		if got := fmt.Sprint(w.session(id).Claims["groups"]); got != "[staff]" {
 			t.Errorf("groups %s, want [staff]", got)
+		}
+		if got := w.session(id).ProviderSessionID; got != "sid-2" {
+			t.Errorf("the provider's session is %q, want sid-2", got)
 		}
 		user, err := w.memory.User(t.Context(), "ana")
 		if err != nil || user.Name != "Ana" || user.Email != "ana@example.com" {
@@ -428,12 +432,12 @@ func TestProviderRemoved(t *testing.T) {
 		r := w.replica()
 		w.wait(time.Minute)
 		w.configure()
-		r.Publish(w.cfg, w.set)
+		r.Publish(w.set)
 		w.wait(time.Hour)
 		w.wantCount("refresh", 0)
 		w.session(id)
 		w.configure(w.provider)
-		r.Publish(w.cfg, w.set)
+		r.Publish(w.set)
 		w.wait(time.Second)
 		w.wantRefreshed(id, time.Hour+time.Minute)
 	})

@@ -109,9 +109,6 @@ func (t *tenure) lookAt(ctx context.Context, w work, s *databroker.Session) resu
 		done.looked = t.now()
 		return done
 	}
-	if err == nil && who.UserID != s.UserID {
-		err = aboutAnother()
-	}
 	if err != nil {
 		return done.failed(ctx, err)
 	}
@@ -145,19 +142,12 @@ func (done result) failed(ctx context.Context, err error) result {
 	return done
 }
 
-func aboutAnother() error {
-	return &idp.Error{Kind: idp.Unusable, Cause: errors.New("the answer is about another user")}
-}
-
 // renew trades the refresh token of s.
 func (t *tenure) renew(ctx context.Context, w work, s *databroker.Session) result {
 	asking, cancel := context.WithTimeout(ctx, attemptWait)
 	defer cancel()
 	who, err := w.provider.Refresh(asking, s)
 	done := result{work: w, session: s, answered: true, asked: renew}
-	if err == nil && who.UserID != s.UserID {
-		err = aboutAnother()
-	}
 	switch {
 	case refused(err):
 		return t.end(ctx, done)

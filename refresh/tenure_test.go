@@ -15,7 +15,7 @@ import (
 // tenureOf has a lease that lasts, and starts only what a test starts.
 func (w *world) tenureOf() *tenure {
 	t := newTenure(New(Config{Store: w.memory, Rand: func() float64 { return 0 }}), time.Now().Add(24*time.Hour))
-	t.Publish(w.cfg, w.set)
+	t.Publish(w.set)
 	return t
 }
 

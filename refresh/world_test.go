@@ -102,7 +102,7 @@ func (w *world) replica() *replica {
 		store:     store,
 		Refresher: New(Config{Store: store, Log: slog.New(slog.NewTextHandler(w.log, nil)), Rand: func() float64 { return 0 }}),
 	}
-	r.Publish(w.cfg, w.set)
+	r.Publish(w.set)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()

@@ -88,9 +88,10 @@ func (m *authzMetrics) Collect(metrics chan<- prometheus.Metric) {
 }
 
 // metricsHandler serves Prometheus's text at /metrics and nothing else.
-func metricsHandler(own prometheus.Collector, log *slog.Logger) http.Handler {
+func metricsHandler(log *slog.Logger, own ...prometheus.Collector) http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(own, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(own...)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		ErrorLog:            slog.NewLogLogger(log.Handler(), slog.LevelWarn),
@@ -109,7 +110,7 @@ func (d *deployment) startMetrics(ctx context.Context, g *errgroup.Group) error 
 	if err != nil {
 		return fmt.Errorf("metrics_address: %w", err)
 	}
-	own := newAuthzMetrics(d.authz.Stats, func() string { return d.inForce().Version })
-	g.Go(func() error { return serveHTTP(ctx, metricsHandler(own, d.Log), l, d.Log) })
+	handler := metricsHandler(d.Log, newAuthzMetrics(d.authz.Stats, func() string { return d.inForce().Version }), newRefreshMetrics(d.refresh.Stats))
+	g.Go(func() error { return serveHTTP(ctx, handler, l, d.Log) })
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/countersign/countersign/authz"
 	"github.com/countersign/countersign/policy"
+	"github.com/countersign/countersign/refresh"
 )
 
 func TestMetrics(t *testing.T) {
@@ -26,7 +27,10 @@ func TestMetrics(t *testing.T) {
 			},
 		}
 	}
-	handler := metricsHandler(newAuthzMetrics(stats, func() string { return "abc" }), slog.New(slog.DiscardHandler))
+	refreshed := func() refresh.Stats {
+		return refresh.Stats{Holding: true, Scheduled: 4, Refreshed: 11, Refused: 1, Unusable: 6}
+	}
+	handler := metricsHandler(slog.New(slog.DiscardHandler), newAuthzMetrics(stats, func() string { return "abc" }), newRefreshMetrics(refreshed))
 	get := func(method, path string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, path, nil))
@@ -47,6 +51,12 @@ func TestMetrics(t *testing.T) {
 		`countersign_shadow_failures_total{route="App"} 1`,
 		`countersign_shadow_differences_total{real="allow",route="App",shadow="deny"} 3`,
 		`countersign_shadow_differences_total{real="sign-in",route="App",shadow="deny"} 1`,
+		`countersign_refresh_holding 1`,
+		`countersign_refresh_sessions 4`,
+		`countersign_refresh_refreshes_total 11`,
+		`countersign_refresh_refused_total 1`,
+		`countersign_refresh_failures_total{why="unusable"} 6`,
+		`countersign_refresh_failures_total{why="unavailable"} 0`,
 		`# TYPE countersign_checks_total counter`,
 		`# TYPE countersign_identities gauge`,
 		`go_goroutines `,

@@ -105,7 +105,7 @@ func (d *deployment) serve(ctx context.Context) error {
 	}
 
 	d.client = loopbackClient()
-	d.authn = authn.New(authn.Config{Store: d.store, Log: d.Log, Accessible: d.accessible})
+	d.authn = authn.New(authn.Config{Store: d.store, Log: d.Log, HTTPClient: d.client, Accessible: d.accessible})
 	d.authz = authz.New(authz.Config{Store: d.store, Log: d.Log, HTTPClient: d.client, Bearer: bearer{d.authn}})
 	d.refresh = refresh.New(refresh.Config{Store: d.store, Log: d.Log})
 	d.xds = xds.NewServer(xds.ServerConfig{Log: d.Log})
@@ -123,7 +123,9 @@ func (d *deployment) serve(ctx context.Context) error {
 	}
 	err = d.carry(ctx, services, binary, cfg)
 	end()
-	return errors.Join(err, g.Wait())
+	err = errors.Join(err, g.Wait())
+	d.providers.Wait() // nobody asks a provider any more
+	return err
 }
 
 // start opens the sockets and runs everything but Envoy in g.
@@ -286,7 +288,7 @@ func (d *deployment) apply(ctx context.Context, cfg *config.Config) error {
 	d.endRetire()
 	d.authz.Publish(b.authz)
 	d.authn.Publish(b.authn)
-	d.refresh.Publish(cfg, b.providers)
+	d.refresh.Publish(b.providers)
 	d.providers = b.providers
 	accepted := d.xds.Publish(b.xds)
 	if d.applied == nil {

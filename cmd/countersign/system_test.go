@@ -161,7 +161,7 @@ func (s *system) start() {
 	s.authz = &switchable{}
 	s.deploy = &deployment{
 		ConfigPath: s.path, Envoy: s.envoy(), Log: s.logger(),
-		Ready: func(databroker.Store) { close(ready) },
+		Ready:     func(databroker.Store) { close(ready) },
 		WrapStore: s.wrap,
 	}
 	s.deploy.ServeAuthz = s.authz.serve(s.deploy.serveAuthz)

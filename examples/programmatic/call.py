@@ -25,6 +25,7 @@ import urllib.request
 ISSUER = os.environ.get("ISSUER", "https://idp.example.com")
 CLIENT_ID = os.environ.get("CLIENT_ID", "build-tool")
 AUTHENTICATE = os.environ.get("AUTHENTICATE", "https://authenticate.example.com")
+SCOPE = os.environ.get("SCOPE", "openid email profile offline_access")  # the last one is for a refresh token
 KEPT = pathlib.Path(os.environ.get("KEPT", "~/.countersign-call.json")).expanduser()
 
 # *.localhost is this machine (RFC 6761), but not every resolver knows. You need
@@ -103,8 +104,7 @@ def sign_in(provider):
         print("To sign in, open this address in a browser on this machine:\n\n    "
               + provider["authorization_endpoint"] + "?" + urllib.parse.urlencode({
                   "response_type": "code", "client_id": CLIENT_ID, "redirect_uri": redirect, "state": state,
-                  "scope": "openid email profile offline_access",
-                  "code_challenge": challenge, "code_challenge_method": "S256"}) + "\n",
+                  "scope": SCOPE, "code_challenge": challenge, "code_challenge_method": "S256"}) + "\n",
               file=sys.stderr, flush=True)
         while not came:
             server.handle_request()

@@ -10,6 +10,7 @@ cd "$(dirname "$0")" && . ./requests.sh
 
 : "${ISSUER:=https://idp.example.com}" "${CLIENT_ID:=build-tool}"
 : "${AUTHENTICATE:=https://authenticate.example.com}" "${KEPT:=$HOME/.countersign-call}"
+: "${SCOPE:=openid email profile offline_access}" # the last one is for a refresh token
 [ $# = 1 ] || fail "usage: call.sh URL"
 url=$1
 
@@ -22,7 +23,7 @@ sign_in() {
     read -r port <&3 || fail "nothing can listen on 127.0.0.1"
     local redirect="http://127.0.0.1:$port/callback"
     printf 'To sign in, open this address in a browser on this machine:\n\n    %s\n\n' >&2 \
-        "$authorization?response_type=code&client_id=$CLIENT_ID&redirect_uri=$redirect&state=$state&scope=openid%20email%20profile%20offline_access&code_challenge=$challenge&code_challenge_method=S256"
+        "$authorization?response_type=code&client_id=$CLIENT_ID&redirect_uri=$redirect&state=$state&scope=${SCOPE// /%20}&code_challenge=$challenge&code_challenge_method=S256"
     read -r query <&3 || fail "the sign-in was given up"
     [ -n "$(parameter code "$query")" ] || fail "the provider signed nobody in: $(parameter error "$query")"
     tokens=$(post "$token_endpoint" grant_type=authorization_code "client_id=$CLIENT_ID" \
@@ -38,7 +39,7 @@ exchange() {
     if [ -z "$(field id_token <<<"$tokens")" ]; then
         bought=$tokens
     else
-        bought=$(post "$AUTHENTICATE/api/v1/token" "id_token=$(field id_token <<<"$tokens")")
+        bought=$(post "$AUTHENTICATE/api/v1/token" "id_token=$(field id_token <<<"$tokens")") || exit 1
     fi
     token=$(field Token <<<"$bought")
     [ -n "$token" ] && { keep "$KEPT" "token=$token" "refresh=$refresh"; return 0; }

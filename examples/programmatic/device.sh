@@ -16,14 +16,13 @@ code=$(field device_code <<<"$asked")
 printf 'To sign in, open this address in any browser:\n\n    %s\n\nand type in this code:\n\n    %s\n\n' >&2 \
     "$(field verification_uri <<<"$asked")" "$(field user_code <<<"$asked")"
 
-pause=5
-while :; do
+pause=5 token=
+while [ -z "$token" ]; do
     sleep "$pause"
     got=$(post "$AUTHENTICATE/oauth2/token" grant_type=urn:ietf:params:oauth:grant-type:device_code "device_code=$code" "client_id=$program")
-    error=$(field error <<<"$got")
+    token=$(field access_token <<<"$got") error=$(field error <<<"$got")
     case $error in
-    "") break ;;
-    authorization_pending | temporarily_unavailable) ;;
+    "" | authorization_pending | temporarily_unavailable) ;;
     slow_down) pause=$((pause + 5)) ;;
     *) fail "$error: $(field error_description <<<"$got")" ;;
     esac
@@ -31,5 +30,5 @@ done
 
 # The answer has a refresh_token, too: grant_type=refresh_token at the same address
 # gives the next pair, until the session ends.
-call "$1" "$(field access_token <<<"$got")"
+call "$1" "$token"
 finish "$1"

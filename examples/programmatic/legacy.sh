@@ -30,7 +30,7 @@ if [ -n "$token" ]; then
 fi
 renewed=
 if [ -n "$refresh" ]; then
-    renewed=$(printf 'header = "Authorization: Pomerium %s"\n' "$refresh" | curl_with "$AUTHENTICATE/api/v1/refresh") || fail "no answer from $AUTHENTICATE"
+    renewed=$(option header "Authorization: Pomerium $refresh" | curl_with "$AUTHENTICATE/api/v1/refresh") || fail "no answer from $AUTHENTICATE"
 fi
 token=$(field jwt <<<"$renewed") refresh=$(field refresh_token <<<"$renewed")
 if [ -z "$token" ]; then

@@ -3,24 +3,34 @@
 fail() { echo "${0##*/}: $*" >&2; exit 1; }
 
 # curl_with OPTION... reads more options from stdin: other users of this machine see
-# the arguments of a command, and secrets are none of their business. curl follows no
-# redirect unless told to, so that no token goes to another host.
+# the arguments of a command, and secrets are none of their business. It follows no
+# redirect, so that no token goes to another host.
 curl_with() { curl --silent --show-error --config - "$@"; }
+
+# option NAME VALUE prints an option for curl_with.
+option() {
+    local value=${2//\\/\\\\}
+    value=${value//\"/\\\"}
+    printf '%s = "%s"\n' "$1" "${value//$'\n'/\\n}"
+}
 
 # post URL NAME=VALUE... sends a form and prints the answer, whatever its status.
 post() {
-    local url=$1
+    local url=$1 pair
     shift
-    printf 'data-urlencode = "%s"\n' "$@" | curl_with "$url" || fail "no answer from $url"
+    for pair; do option data-urlencode "$pair"; done | curl_with "$url" || fail "no answer from $url"
 }
 
 # field NAME prints a field of a JSON object of texts, nothing if there is none.
-field() { sed -n "s/.*\"$1\"[[:space:]]*:[[:space:]]*\"\([^\"]*\)\".*/\1/p" | head -n 1; }
+field() {
+    local name="\"$1\"[[:space:]]*:[[:space:]]*\""
+    sed -n "/$name/{ s/.*$name\([^\"]*\)\".*/\1/p; q; }"
+}
 
 # call URL TOKEN calls an application: its answer is in $answer then, the status in
 # $status.
 call() {
-    answer=$(printf 'header = "Authorization: Bearer %s"\n' "$2" | curl_with --write-out '\n%{http_code}' "$1") || fail "no answer from $1"
+    answer=$(option header "Authorization: Bearer $2" | curl_with --write-out '\n%{http_code}' "$1") || fail "no answer from $1"
     status=${answer##*$'\n'} answer=${answer%$'\n'*}
 }
 
@@ -35,16 +45,21 @@ finish() {
     esac
 }
 
-# listen STATE waits on 127.0.0.1 for the browser. It prints the port first, and then
-# the query of the request that has the state: what has not came from somebody else.
+# listen STATE waits on 127.0.0.1 for the browser, ten minutes at most. It prints the
+# port first, and then the query of the request that has the state: what has not came
+# from somebody else.
 listen() {
     perl -MIO::Socket::INET -e '
-        $| = 1;
+        $| = 1, $SIG{INT} = "DEFAULT";
+        alarm 600;
         my $server = IO::Socket::INET->new(LocalAddr => "127.0.0.1", Listen => 5) or die "$!\n";
         print $server->sockport, "\n";
         while (my $browser = $server->accept) {
+            # A connection that says nothing must not keep us.
+            setsockopt $browser, SOL_SOCKET, SO_RCVTIMEO, pack("l!l!", 5, 0);
             my ($query) = (<$browser> // "") =~ m{^GET /callback\?(\S+) };
-            my $ours = "&" . ($query // "") . "&" =~ /&state=\Q$ARGV[0]\E&/;
+            while (<$browser>) { last if /^\r?\n$/ }
+            my $ours = ($query // "") =~ /(?:^|&)state=\Q$ARGV[0]\E(?:&|$)/;
             printf $browser "HTTP/1.1 %s\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n%s\n",
                 $ours ? ("200 OK", "Go back to the terminal.") : ("400 Bad Request", "This is not the sign-in that was begun here.");
             close $browser;
@@ -54,10 +69,14 @@ listen() {
 
 # parameter NAME QUERY prints a parameter of a query, decoded.
 parameter() {
-    local value
-    value=$(printf '%s' "$2" | tr '&' '\n' | sed -n "s/^$1=//p" | head -n 1)
-    value=${value//+/ }
-    printf '%b' "${value//%/\\x}"
+    local pairs pair value
+    IFS='&' read -ra pairs <<<"$2"
+    for pair in "${pairs[@]}"; do
+        [[ $pair == "$1="* ]] || continue
+        value=${pair#*=} value=${value//\\/%5C} value=${value//+/ }
+        printf '%b' "${value//%/\\x}"
+        return
+    done
 }
 
 random() { openssl rand -hex 32; }

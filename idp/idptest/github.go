@@ -77,8 +77,8 @@ func githubUser(b Behaviour) any {
 
 func githubEmails(b Behaviour) any {
 	return []any{
-		map[string]any{"email": "second@example.com", "verified": true, "primary": false},
 		map[string]any{"email": b.Claims["email"], "verified": b.Claims["email_verified"], "primary": true},
+		map[string]any{"email": "second@example.com", "verified": true, "primary": false},
 	}
 }
 

@@ -93,6 +93,8 @@ type Issuing struct {
 	RefreshedNonce                     string
 	// JWTAccessTokens has access tokens be JWTs with this aud.
 	JWTAccessTokens any
+	// NoNonce leaves the nonce out of ID tokens.
+	NoNonce bool
 	// SignedUserInfo has userinfo answer with a JWT.
 	SignedUserInfo bool
 	// Lifetime is that of access tokens, IDTokenLifetime that of ID tokens: an hour

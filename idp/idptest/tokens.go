@@ -137,6 +137,9 @@ func (p *Provider) idToken(b Behaviour, g *grant, nonce, access string) string {
 			claims[k] = v
 		}
 	}
+	if b.NoNonce {
+		delete(claims, "nonce")
+	}
 	if b.Audience != nil {
 		claims["aud"] = b.Audience
 	}

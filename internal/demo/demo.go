@@ -122,7 +122,7 @@ func New(cfg Config) (_ *Demo, err error) {
 		PublicClientID:         PublicClientID,
 		BackchannelLogoutURI:   d.url(cfg.AuthenticateHost) + "/oauth2/backchannel_logout",
 		Client:                 d.client, AccessLife: 2 * time.Minute,
-		People:                 People(), Now: cfg.Now,
+		People: People(), Now: cfg.Now,
 	})
 	if err != nil {
 		return nil, err

@@ -4,7 +4,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 )
 
@@ -20,9 +19,7 @@ func (b *tab) photograph(name string) {
 		b.t.Fatal(err)
 	}
 	for _, scheme := range []string{"light", "dark"} {
-		call(b, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
-			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
-		})
+		b.prefers(scheme)
 		for size, width := range map[string]int64{"wide": 1280, "narrow": 390} {
 			b.do(chromedp.EmulateViewport(width, 800))
 			ctx, cancel := b.patient()
@@ -31,9 +28,7 @@ func (b *tab) photograph(name string) {
 			if err != nil {
 				b.t.Fatalf("photograph %s: %v", b.here().url, err)
 			}
-			if scroll := evaluate[int64](b, `document.documentElement.scrollWidth`); scroll > width {
-				b.t.Errorf("%s is %d pixels wide in a window of %d", b.here().url, scroll, width)
-			}
+			b.fits(width)
 			file := filepath.Join(screenshots, name+"-"+scheme+"-"+size+".png")
 			if err := os.WriteFile(file, png, 0o644); err != nil {
 				b.t.Fatal(err)

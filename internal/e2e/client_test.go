@@ -59,7 +59,7 @@ type lateTrust struct{ world *world }
 func (t lateTrust) RoundTrip(r *http.Request) (*http.Response, error) {
 	c := t.world.client1()
 	defer c.CloseIdleConnections()
-	return c.Client.Transport.RoundTrip(r)
+	return c.Transport.RoundTrip(r)
 }
 
 // dialLoopback finds every host on this machine: the port says which.

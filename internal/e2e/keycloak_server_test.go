@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -189,14 +190,30 @@ func (k *keycloak) user(name string) string { return k.find("/users?exact=true&u
 // group is the id of a group of the realm.
 func (k *keycloak) group(name string) string { return k.find("/groups?exact=true&search=" + name) }
 
-// backchannel has the client of ours told of sign-outs at a URL.
-func (k *keycloak) backchannel(target string) {
+// sessions are the ids of a user's sessions, but for those in without.
+func (k *keycloak) sessions(user string, without ...string) []string {
+	k.t.Helper()
+	var list []struct{ ID string }
+	k.admin(http.MethodGet, "/users/"+k.user(user)+"/sessions", nil, &list)
+	var ids []string
+	for _, s := range list {
+		if !slices.Contains(without, s.ID) {
+			ids = append(ids, s.ID)
+		}
+	}
+	return ids
+}
+
+// backchannel has the client of ours told of sign-outs at a URL, with the sid or
+// with the user alone.
+func (k *keycloak) backchannel(target string, sid bool) {
 	k.t.Helper()
 	path := "/clients/" + k.find("/clients?clientId=countersign")
 	var client map[string]any
 	k.admin(http.MethodGet, path, nil, &client)
 	attributes, _ := client["attributes"].(map[string]any)
 	attributes["backchannel.logout.url"] = target
+	attributes["backchannel.logout.session.required"] = strconv.FormatBool(sid)
 	k.admin(http.MethodPut, path, client, nil)
 }
 

@@ -36,7 +36,7 @@ func TestKeycloak(t *testing.T) {
 		t.Errorf("before Keycloak runs, the application is answered %d, want 302", got)
 	}
 	k := startKeycloak(t, w, port)
-	k.backchannel(w.authenticateURL("/oauth2/backchannel_logout"))
+	k.backchannel(w.authenticateURL("/oauth2/backchannel_logout"), true)
 	app, eng := w.url("app", "/"), w.url("eng", "/")
 
 	t.Run("sign-in", func(t *testing.T) { keycloakSignsIn(t, w, app, eng) })
@@ -45,6 +45,7 @@ func TestKeycloak(t *testing.T) {
 	t.Run("sign-out there", func(t *testing.T) { keycloakEndsSessions(t, w, k, app) })
 	t.Run("token exchange", func(t *testing.T) { keycloakExchanges(t, w, k, app) })
 	t.Run("device", func(t *testing.T) { keycloakDevice(t, w, app) })
+	t.Run("scripts", func(t *testing.T) { keycloakCalls(t, w, k, app) })
 }
 
 func keycloakSignsIn(t *testing.T, w *world, app, eng string) {
@@ -91,15 +92,28 @@ func keycloakSignsOut(t *testing.T, w *world, app string) {
 	}
 }
 
+// keycloakEndsSessions: an administrator ends one of ana's sessions, which Keycloak
+// tells by sid, and then all of them, which it tells by sub.
 func keycloakEndsSessions(t *testing.T, w *world, k *keycloak, app string) {
-	c, other := w.client(), w.client()
-	a, _ := w.keycloakSignIn(t, c, "ana", app)
+	phone, laptop, ben := w.client(), w.client(), w.client()
+	before := k.sessions("ana")
+	for _, c := range []*agent{phone, laptop} {
+		a, _ := w.keycloakSignIn(t, c, "ana", app)
+		a.echo(t)
+		if c == phone {
+			k.admin(http.MethodDelete, "/sessions/"+k.sessions("ana", before...)[0], nil, nil)
+			eventually(t, time.Second, "ana's phone is signed out", func() bool { return phone.status(t, app) == http.StatusUnauthorized })
+		}
+	}
+	a, _ := w.keycloakSignIn(t, ben, "ben", app)
 	a.echo(t)
-	a, _ = w.keycloakSignIn(t, other, "ben", app)
-	a.echo(t)
+	if got := laptop.status(t, app); got != http.StatusOK {
+		t.Errorf("ana's laptop is answered %d", got)
+	}
+	k.backchannel(w.authenticateURL("/oauth2/backchannel_logout"), false)
 	k.admin(http.MethodPost, "/users/"+k.user("ana")+"/logout", nil, nil)
-	eventually(t, time.Second, "ana is signed out", func() bool { return c.status(t, app) == http.StatusUnauthorized })
-	if got := other.status(t, app); got != http.StatusOK {
+	eventually(t, time.Second, "ana is signed out", func() bool { return laptop.status(t, app) == http.StatusUnauthorized })
+	if got := ben.status(t, app); got != http.StatusOK {
 		t.Errorf("ben is answered %d", got)
 	}
 }
@@ -107,19 +121,18 @@ func keycloakEndsSessions(t *testing.T, w *world, k *keycloak, app string) {
 func keycloakExchanges(t *testing.T, w *world, k *keycloak, app string) {
 	answer := k.post("/realms/"+keycloakRealm+"/protocol/openid-connect/token", url.Values{
 		"client_id": {"build-tool"}, "grant_type": {"password"}, "scope": {"openid email profile"},
-		"username": {"ana"}, "password": {"ana-has-a-long-password"},
+		"username": {"ben"}, "password": {"ben-has-a-long-password"},
 	})
 	raw, _ := answer["id_token"].(string)
 	token := w.exchange(t, raw)
 	for _, form := range []string{"Bearer " + token, "Bearer Pomerium-" + token} {
 		got := w.client().fetch(t, app, "Authorization", form).echo(t)
-		if user := got.claims(t)["email"]; user != "ana@companydomain.com" {
+		if user := got.claims(t)["email"]; user != "ben@companydomain.com" {
 			t.Errorf("with a token the upstream sees %v", user)
 		}
 	}
-	// Keycloak signs her out: the token ends, and the ID token buys no other.
-	k.admin(http.MethodPost, "/users/"+k.user("ana")+"/logout", nil, nil)
-	w.must(t, "session", "revoke", "--user", k.user("ana"))
+	// Once he is signed out the token ends, and the ID token buys no other.
+	w.must(t, "session", "revoke", "--user", k.user("ben"))
 	eventually(t, time.Second, "the token is refused", func() bool {
 		return w.client().fetch(t, app, "Authorization", "Bearer "+token).StatusCode == http.StatusUnauthorized
 	})

@@ -267,7 +267,8 @@ func (w *world) render(routes string) (string, error) {
 	}
 	var failed error
 	t, err := template.New("config").Funcs(template.FuncMap{
-		"url": func(name string) string { return w.url(name, "") },
+		"url":  func(name string) string { return w.url(name, "") },
+		"host": func(name string) string { return net.JoinHostPort(w.host(name), strconv.Itoa(w.port)) },
 		"to": func(name string) string {
 			u, err := w.upstream(name)
 			if err != nil {

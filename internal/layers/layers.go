@@ -52,7 +52,7 @@ func arrows() map[string][]string {
 		"internal/pages":  nil,
 		"internal/signin": nil,
 		"policy":          nil,
-		"refresh":         {"config", "databroker", "idp"},
+		"refresh":         {"databroker", "idp"},
 		"xds":             {"config"},
 		"cmd/countersign": {anything},
 		"internal/e2e":    {anything},

@@ -33,6 +33,7 @@ func TestChoose(t *testing.T) {
 		{"en;q=0.5, ar;q=0.7", arabic},
 		{"ar;q=0.7, de;q=0.7", arabic},
 		{"de;q=0, ar;q=0.1", arabic},
+		{"de;q=0", nil},
 		{"de;q=2, ar;q=0.1", arabic},
 		{"de;q=NaN, ar;q=0.1", arabic},
 		{"de;level=1, ar;q=0.1", arabic},

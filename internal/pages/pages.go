@@ -110,8 +110,8 @@ type Session struct {
 	// Provider and Address may be "".
 	Provider, Address string
 	Since, Used       time.Time
-	// SignOut ends it; nil for what cannot be ended here.
-	SignOut *Action
+	// SignOut ends it.
+	SignOut Action
 }
 
 // Portal lists the applications that somebody may use.

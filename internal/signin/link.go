@@ -139,8 +139,8 @@ func canonicalHost(u *url.URL) string {
 	return strings.TrimSuffix(host, ":")
 }
 
-// SignInLink is what authz asks the authenticate host for.
-type SignInLink struct {
+// Link is what authz asks the authenticate host for.
+type Link struct {
 	// Authenticate is the authenticate host's URL, Redirect where the sign-in ends.
 	Authenticate, Redirect *url.URL
 	// IDPID names the provider settings whose session is wanted, "" for any that is
@@ -160,7 +160,7 @@ type SignInLink struct {
 }
 
 // SignInURL is the signed link that starts a sign-in.
-func (k *Keys) SignInURL(l SignInLink, now time.Time) string {
+func (k *Keys) SignInURL(l Link, now time.Time) string {
 	u := &url.URL{Scheme: l.Authenticate.Scheme, Host: l.Authenticate.Host, Path: SignInPath}
 	q := url.Values{
 		ParamRedirectURI: {l.Redirect.String()},

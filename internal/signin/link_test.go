@@ -175,7 +175,7 @@ func TestLinkTimesMustMakeSense(t *testing.T) {
 
 func TestSignInURL(t *testing.T) {
 	k := testKeys(t)
-	link := SignInLink{
+	link := Link{
 		Authenticate: parseURL(t, "https://authenticate.example.com:8443"), Redirect: parseURL(t, "https://app.example.com/a?b=c&d#e"),
 		IDPID: "idp1", Flow: "id.hash",
 	}
@@ -210,7 +210,7 @@ func TestAdditionalHosts(t *testing.T) {
 		{"api.example.com:8443", "192.0.2.7", "[2001:db8::7]:8443", "a", "x_y.example.com"},
 		{long + ":65535"},
 	} {
-		u := parseURL(t, k.SignInURL(SignInLink{
+		u := parseURL(t, k.SignInURL(Link{
 			Authenticate: parseURL(t, "https://auth.example.com"), Redirect: parseURL(t, "https://app.example.com/"), Flow: "id.hash", AdditionalHosts: hosts,
 		}, noon))
 		if err := k.VerifyLink(u, noon); err != nil {
@@ -253,7 +253,7 @@ func FuzzAdditionalHosts(f *testing.F) {
 func TestRound(t *testing.T) {
 	k := testKeys(t)
 	for ask, want := range map[int]int{-1: 0, 0: 0, 1: 1, 3: 3, 9: 9, 10: 9, 1000: 9} {
-		u := parseURL(t, k.SignInURL(SignInLink{
+		u := parseURL(t, k.SignInURL(Link{
 			Authenticate: parseURL(t, "https://auth.example.com"), Redirect: parseURL(t, "https://app.example.com/"), Flow: "id.hash", Round: ask,
 		}, noon))
 		if got, err := Round(u.Query()); got != want || err != nil {
@@ -284,7 +284,7 @@ func TestMaxAge(t *testing.T) {
 		{MaxMaxAge, "31536000", MaxMaxAge},
 		{MaxMaxAge + time.Hour, "31536000", MaxMaxAge},
 	} {
-		u := parseURL(t, k.SignInURL(SignInLink{Authenticate: parseURL(t, "https://auth.example.com"), Redirect: parseURL(t, "https://app.example.com/"), IDPID: "idp1", Flow: "id.hash", MaxAge: tt.ask}, noon))
+		u := parseURL(t, k.SignInURL(Link{Authenticate: parseURL(t, "https://auth.example.com"), Redirect: parseURL(t, "https://app.example.com/"), IDPID: "idp1", Flow: "id.hash", MaxAge: tt.ask}, noon))
 		if err := k.VerifyLink(u, noon); err != nil {
 			t.Errorf("%s: %v", tt.ask, err)
 		}
@@ -295,7 +295,7 @@ func TestMaxAge(t *testing.T) {
 			t.Errorf("%s: read back %s, %v, want %s", tt.ask, got, err, tt.want)
 		}
 	}
-	u := parseURL(t, k.SignInURL(SignInLink{Authenticate: parseURL(t, "https://auth.example.com"), Redirect: parseURL(t, "https://app.example.com/"), IDPID: "idp1", Flow: "id.hash", MaxAge: time.Hour}, noon))
+	u := parseURL(t, k.SignInURL(Link{Authenticate: parseURL(t, "https://auth.example.com"), Redirect: parseURL(t, "https://app.example.com/"), IDPID: "idp1", Flow: "id.hash", MaxAge: time.Hour}, noon))
 	for name, changed := range map[string]string{
 		"longer": strings.Replace(u.RawQuery, "max_age=3600", "max_age=9600", 1),
 		"gone":   strings.Replace(u.RawQuery, "pomerium_max_age=3600&", "", 1),

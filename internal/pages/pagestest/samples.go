@@ -25,8 +25,9 @@ func Samples() map[string]pages.Page {
 		"who-am-i-sessions":  withSessions(identity()),
 		"who-am-i-alone": pages.Identity{SignedIn: true, UserID: "github/MDQ6VXNlcjU4MzIzMQ==", Host: "authenticate.example.com",
 			Everywhere: &pages.Action{Label: "Sign out everywhere", URL: "/.pomerium/sign_out", Post: true}},
-		"nobody": pages.Identity{Host: "app.example.com", RequestID: requestID, Actions: []pages.Action{{Label: "Sign in", URL: "/"}}},
-		"portal": portal(),
+		"nobody":      pages.Identity{Host: "app.example.com", RequestID: requestID, Actions: []pages.Action{{Label: "Sign in", URL: "/"}}},
+		"portal":      portal(),
+		"portal-many": pages.Portal{Who: "alice@example.com", Groups: []pages.Group{{Applications: portal().Groups[0].Applications, More: 4711}}},
 		"portal-empty": pages.Portal{Who: "carla@partner.example", RequestID: requestID,
 			Actions: []pages.Action{{Label: "Who am I here?", URL: "/.pomerium/"}}},
 		"consent": pages.Consent{Target: "http://127.0.0.1:51234", Who: "alice@example.com", Expires: at(14), RequestID: requestID, Actions: []pages.Action{
@@ -77,13 +78,13 @@ func identity() pages.Identity {
 }
 
 func withSessions(i pages.Identity) pages.Identity {
-	end := &pages.Action{Label: "Sign out", URL: "/.pomerium/sessions", Post: true, Fields: []pages.Detail{{Label: "form", Value: "sealed"}}}
+	end := pages.Action{Label: "Sign out", URL: "/.pomerium/sessions", Post: true, Fields: []pages.Detail{{Label: "form", Value: "sealed"}}}
 	i.EmailUnverified, i.Confirmation, i.MoreSessions = false, "That session is signed out.", 3
 	i.Actions = []pages.Action{i.Actions[0], i.Actions[2]}
 	i.Sessions = []pages.Session{
 		{Client: "Safari on iPhone", How: "A browser", Provider: "Auth0", Address: "203.0.113.7", Since: at(7), Used: at(12), SignOut: end},
 		{Client: "curl", How: "A terminal or device that you gave a code", Provider: "Auth0", Address: "2001:db8:85a3::8a2e:370:7334", Since: at(6), SignOut: end},
-		{Client: "Firefox on Windows", How: "This browser, with another account", Provider: "GitHub", Since: at(5), Used: at(11)},
+		{Client: "Firefox on Windows", How: "This browser, with another account", Provider: "GitHub", Address: "198.51.100.20", Since: at(5), Used: at(11), SignOut: end},
 	}
 	i.Everywhere = &pages.Action{Label: "Sign out everywhere", URL: "/.pomerium/sign_out", Post: true, Fields: []pages.Detail{{Label: "everywhere", Value: "true"}}}
 	return i
@@ -98,7 +99,7 @@ func portal() pages.Portal {
 				{Name: "Reports", Address: "reports.example.com/monthly", Description: "The numbers of each month", URL: "https://reports.example.com/monthly"},
 				{Name: "wiki.example.com", Address: "wiki.example.com", URL: "https://wiki.example.com/"},
 			}},
-			{Title: "Without a link", Note: "Each of these stands for many addresses. Open the one that you were given.", More: 2, Applications: []pages.Application{
+			{Title: "Without a link", Note: "Each of these stands for many addresses. Open the one that you were given.", Applications: []pages.Application{
 				{Name: "Previews", Address: "*.preview.example.com", Description: "One for each change"},
 			}},
 		},
