@@ -139,6 +139,9 @@ func keycloakExchanges(t *testing.T, w *world, k *keycloak, app string) {
 	if a := w.postForm(t, "/api/v1/token", url.Values{"id_token": {raw}}); a.StatusCode != http.StatusBadRequest {
 		t.Errorf("the ID token of a revoked user is answered %d: %s", a.StatusCode, a.Body)
 	}
+	// What is issued in the very second of a revocation is from before it.
+	second := time.Now().Unix()
+	eventually(t, 2*time.Second, "the next second has begun", func() bool { return time.Now().Unix() > second })
 }
 
 func keycloakDevice(t *testing.T, w *world, app string) {
