@@ -196,6 +196,14 @@ func (s *Server) Build(cfg *config.Config, keys *signin.Keys, ring *assertion.Ke
 	return g, nil
 }
 
+// Wait waits for what still goes on in the background. It is for when nobody asks
+// any more.
+func (s *Server) Wait() {
+	if g := s.current.Load(); g != nil {
+		g.issuers.Wait()
+	}
+}
+
 // Publish puts g in force for every request that begins after it.
 func (s *Server) Publish(g *Generation) { s.current.Store(g) }
 

@@ -81,8 +81,12 @@ func (s *Server) principal(g *Generation, r *http.Request) (*principal, error) {
 		}
 		return &principal{session: session}, nil
 	}
-	h := r.Header
-	found := signin.Present(g.cfg.Cookie.Name, h["Cookie"], h.Get("X-Pomerium-Authorization"), h.Get("Authorization"), r.URL.RawQuery)
+	return s.credential(g, r, r.Header["Cookie"])
+}
+
+// credential is whom the first good credential of a request names, cookies first.
+func (s *Server) credential(g *Generation, r *http.Request, cookies []string) (*principal, error) {
+	found := signin.Present(g.cfg.Cookie.Name, cookies, r.Header.Get("X-Pomerium-Authorization"), r.Header.Get("Authorization"), r.URL.RawQuery)
 	return signin.Choose(found, func(p signin.Presented) (*principal, error) {
 		return s.open(r.Context(), g, r.Host, p.Token)
 	}, (*principal).id)

@@ -111,6 +111,10 @@ func list(v any) []string {
 // user is the assertion's claims for scripts of the page's own host.
 func (s *Server) user(g *Generation, w http.ResponseWriter, r *http.Request) error {
 	who, err := s.principal(g, r)
+	if err == nil && who == nil && g.hosts.isAuthenticate(r.Host) {
+		// Programs ask here, too, whether their token is still good.
+		who, err = s.credential(g, r, nil)
+	}
 	if err != nil {
 		return err
 	}

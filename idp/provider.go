@@ -71,10 +71,6 @@ func (p *Provider) Host() string {
 // GivesAuthTime reports whether an ID token has ever held a usable auth_time.
 func (p *Provider) GivesAuthTime() bool { return p.givesAuthTime.Load() }
 
-// FormPost reports whether the provider sends browsers back with a POST, which
-// brings no cookies but those with SameSite=None.
-func (p *Provider) FormPost() bool { return p.kind.formPost }
-
 // endpoints returns what is known of the provider.
 func (p *Provider) endpoints(ctx context.Context) (*discovered, error) {
 	if p.discovery == nil {

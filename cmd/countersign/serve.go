@@ -124,7 +124,9 @@ func (d *deployment) serve(ctx context.Context) error {
 	err = d.carry(ctx, services, binary, cfg)
 	end()
 	err = errors.Join(err, g.Wait())
-	d.providers.Wait() // nobody asks a provider any more
+	// Nobody asks a provider any more.
+	d.providers.Wait()
+	d.authn.Wait()
 	return err
 }
 

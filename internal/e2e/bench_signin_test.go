@@ -32,7 +32,7 @@ func BenchmarkSignIn(b *testing.B) {
 	w := newWorld(b, options{
 		NoProvider: true,
 		Settings: []string{
-			"idp_provider_url: " + provider.URL, "idp_client_id: " + idptest.ClientID, "idp_client_secret: " + idptest.ClientSecret, "log_level: warn",
+			"idp_provider_url: " + provider.URL, "idp_client_id: " + idptest.ClientID, "idp_client_secret: " + idptest.ClientSecret,
 		},
 		Routes: `
   - from: {{url "app"}}

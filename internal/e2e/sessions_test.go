@@ -167,10 +167,17 @@ func headless(t *testing.T, w *world, app string) {
 	again, _ := renewed["refresh_token"].(string)
 	w.secret(token, again)
 	w.client().fetch(t, app, "Authorization", "Bearer "+token).echo(t)
+	who := w.client().fetch(t, w.authenticateURL("/.pomerium/user"), "Authorization", "Bearer "+token)
+	if got := who.object(t, http.StatusOK)["email"]; got != "ben@companydomain.com" {
+		t.Errorf("where people sign in the token is that of %v", got)
+	}
 	w.postForm(t, "/oauth2/revoke", url.Values{"token": {again}})
 	eventually(t, time.Second, "the terminal is signed out", func() bool {
 		return w.client().fetch(t, app, "Authorization", "Bearer "+token).StatusCode == http.StatusUnauthorized
 	})
+	if got := w.client().fetch(t, w.authenticateURL("/.pomerium/user"), "Authorization", "Bearer "+token).StatusCode; got != http.StatusUnauthorized {
+		t.Errorf("where people sign in the ended token is answered %d", got)
+	}
 }
 
 // outage comes last: it ends the provider. Everything is due while nothing answers.
