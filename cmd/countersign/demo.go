@@ -127,6 +127,7 @@ func welcome(w io.Writer, d *demo.Demo) {
 	}
 	fmt.Fprintf(&b, "\nThe certificate is signed by an authority made on this machine. To trust it:\n\n  %s\n\n", d.TrustCommand())
 	fmt.Fprintf(&b, "or try it with curl:\n\n  %s\n\n", d.CurlCommand())
+	fmt.Fprintf(&b, "The identity provider is %s/; change there who is in which group, or sign somebody out.\n", d.Issuer())
 	fmt.Fprintf(&b, "The configuration is %s; change it while this runs.\nPress Ctrl-C to end everything.\n", d.ConfigPath())
 	_, _ = io.WriteString(w, b.String())
 }
