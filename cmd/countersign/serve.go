@@ -288,8 +288,9 @@ func (d *deployment) apply(ctx context.Context, cfg *config.Config) error {
 	}
 	d.setLevel(cfg.LogLevel)
 	d.endRetire()
-	d.authz.Publish(b.authz)
+	// Authz asks authn about bearer tokens, which must know their settings by then.
 	d.authn.Publish(b.authn)
+	d.authz.Publish(b.authz)
 	d.refresh.Publish(b.providers)
 	d.providers = b.providers
 	accepted := d.xds.Publish(b.xds)
