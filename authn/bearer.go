@@ -39,6 +39,12 @@ func (s *Server) BearerSession(ctx context.Context, b *config.Bearer, token stri
 	if token == "" || len(token) > maxBearer {
 		return "", fmt.Errorf("%w: it is empty or longer than %d bytes", ErrBearer, maxBearer)
 	}
+	if checkSpelling(token) != nil {
+		// But for an opaque token, which has one spelling.
+		if _, opaque := readUnverified(token); opaque == nil || b.Format != config.BearerAccessToken {
+			return "", fmt.Errorf("%w: it is not a signed JWT", ErrBearer)
+		}
+	}
 	id := g.keys.Digest("bearer token", b.ID, token)
 	known, err := s.store.Session(ctx, id)
 	switch {

@@ -162,7 +162,7 @@ func (g *Generation) notAskedAgain(req signInRequest, age time.Duration) *failur
 // renew is record. Where a fresh sign-in was asked for, the new session takes
 // the place of the one that this browser had: other hosts' cookies would keep
 // it alive, and neither a sign-out nor another person's sign-in would end it.
-func (s *Server) renew(g *Generation, r *http.Request, req signInRequest, who *idp.Identity) (*databroker.Session, error) {
+func (s *Server) renew(g *Generation, r *http.Request, req signInRequest, who *idp.Identity, asked time.Time) (*databroker.Session, error) {
 	var old []*databroker.Session
 	if req.MaxAge > 0 {
 		var err error
@@ -170,7 +170,7 @@ func (s *Server) renew(g *Generation, r *http.Request, req signInRequest, who *i
 			return nil, err
 		}
 	}
-	session, err := s.record(r, g, req, who)
+	session, err := s.record(r, g, req, who, asked)
 	if err != nil {
 		return nil, err
 	}

@@ -86,12 +86,24 @@ func (s *Server) routeCallback(g *Generation, w http.ResponseWriter, r *http.Req
 	}
 	http.SetCookie(w, g.sessionCookie(r.Host, h.SessionToken, c.ExpiresAt))
 	if h.Host == "" {
-		http.SetCookie(w, signin.RoundCookie(g.cfg.Cookie.Name, h.Round+1, s.now()))
+		http.SetCookie(w, signin.RoundCookie(g.cfg.Cookie.Name, s.round(g, r, h.Round, c.IDPID)+1, s.now()))
 	}
 	if end := signin.EndFlow(g.cfg.Cookie.Name, h.Flow); end != nil {
 		http.SetCookie(w, end)
 	}
 	return s.goOn(g, w, r, onward)
+}
+
+// round is what a sign-in that has come to its end counts as: where the browser had
+// a session of another provider, some page of this host asks for that one, and
+// nothing was lost.
+func (s *Server) round(g *Generation, r *http.Request, round int, idpID string) int {
+	for _, v := range signin.CookieValues(g.cfg.Cookie.Name, r.Header["Cookie"]) {
+		if c, err := g.keys.OpenCredential(v, s.now()); err == nil && c.Kind == signin.KindSession && c.IDPID != idpID {
+			return 0
+		}
+	}
+	return round
 }
 
 // holds reports whether the browser already has this session's cookie.

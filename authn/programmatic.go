@@ -138,10 +138,10 @@ func loopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// askConsent keeps the session that a program would get, and shows the person who
+// askConsent keeps the session that a program would get if the person agrees, and shows the person who
 // asks for it. It sets no cookie on any route, and does not sign the browser in.
-func (s *Server) askConsent(g *Generation, w http.ResponseWriter, r *http.Request, req signInRequest, pending pendingSignIn, who *idp.Identity) error {
-	session, err := s.recordProgram(r, g, req, who)
+func (s *Server) askConsent(g *Generation, w http.ResponseWriter, r *http.Request, req signInRequest, pending pendingSignIn, who *idp.Identity, asked time.Time) error {
+	session, err := s.record(r, g, req, who, asked)
 	if err != nil {
 		return err
 	}
@@ -186,31 +186,6 @@ func personName(session *databroker.Session) string {
 		return email
 	}
 	return session.UserID
-}
-
-// recordProgram writes the session that a program gets if the person agrees.
-func (s *Server) recordProgram(r *http.Request, g *Generation, req signInRequest, who *idp.Identity) (*databroker.Session, error) {
-	id, err := s.random(18)
-	if err != nil {
-		return nil, err
-	}
-	now := s.now()
-	if err := s.recordUser(r.Context(), who, now); err != nil {
-		return nil, err
-	}
-	method := "program"
-	if req.device() {
-		method = "device"
-	}
-	session := &databroker.Session{
-		ID: id, UserID: who.UserID, IDPID: req.IDPID, ProviderSessionID: who.SessionID, Claims: who.Claims, Tokens: who.Tokens,
-		Origin:    g.origin(r, method),
-		CreatedAt: now, AccessedAt: now, ExpiresAt: now.Add(min(pendingLife, g.cfg.Cookie.Expire)),
-	}
-	if err := s.store.PutSession(r.Context(), session); err != nil {
-		return nil, storeDown("write session", err)
-	}
-	return session, nil
 }
 
 // consent does what the person has said to the program's request.

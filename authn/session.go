@@ -317,8 +317,10 @@ func sameSite(c config.Cookie) http.SameSite {
 	return http.SameSiteDefaultMode
 }
 
-// record writes what we have learnt: the user, and a new session.
-func (s *Server) record(r *http.Request, g *Generation, req signInRequest, who *idp.Identity) (*databroker.Session, error) {
+// record writes what we have learnt: the user, and a new session, made by a method
+// and for a life. asked is when the provider was asked for it: whoever revokes the
+// user's sessions from then on means this one, too.
+func (s *Server) record(r *http.Request, g *Generation, req signInRequest, who *idp.Identity, asked time.Time) (*databroker.Session, error) {
 	id, err := s.random(18)
 	if err != nil {
 		return nil, err
@@ -329,13 +331,39 @@ func (s *Server) record(r *http.Request, g *Generation, req signInRequest, who *
 	}
 	session := &databroker.Session{
 		ID: id, UserID: who.UserID, IDPID: req.IDPID, ProviderSessionID: who.SessionID, Claims: who.Claims, Tokens: who.Tokens,
-		Origin:    g.origin(r, "browser"),
+		Origin:    g.origin(r, req.method()),
 		CreatedAt: now, AccessedAt: now, ExpiresAt: now.Add(g.cfg.Cookie.Expire),
+	}
+	if req.Programmatic {
+		session.ExpiresAt = now.Add(min(pendingLife, g.cfg.Cookie.Expire))
 	}
 	if err := s.store.PutSession(r.Context(), session); err != nil {
 		return nil, storeDown("write session", err)
 	}
-	return session, nil
+	user, err := s.store.User(r.Context(), who.UserID)
+	switch {
+	case err != nil && !errors.Is(err, databroker.ErrNotFound):
+		err = storeDown("load user", err)
+	case err == nil && !user.RevokedAt.Before(asked):
+		err = g.startOver(req, "signed-out-meanwhile", "Your sessions were ended while you signed in.", nil)
+	default:
+		return session, nil
+	}
+	if gone := s.store.DeleteSession(r.Context(), session.ID); gone != nil && !errors.Is(gone, databroker.ErrNotFound) {
+		return nil, storeDown("delete session", gone)
+	}
+	return nil, err
+}
+
+// method is how the session of a sign-in is made (databroker.Origin).
+func (req signInRequest) method() string {
+	switch {
+	case req.device():
+		return "device"
+	case req.Programmatic:
+		return "program"
+	}
+	return "browser"
 }
 
 // origin is where a session comes from: what its client calls itself, and where

@@ -300,6 +300,7 @@ func (s *Server) redeem(g *Generation, w http.ResponseWriter, r *http.Request, r
 	if _, err := s.store.Sequence(r.Context()); err != nil {
 		return storeDown("look for the databroker", err)
 	}
+	asked := s.now()
 	who, err := g.providers.Get(req.IDPID).Exchange(r.Context(), code, pending.Nonce, pending.Verifier)
 	if err != nil {
 		f := providerFailure(err)
@@ -317,9 +318,9 @@ func (s *Server) redeem(g *Generation, w http.ResponseWriter, r *http.Request, r
 		return f
 	}
 	if req.Programmatic {
-		return s.askConsent(g, w, r, req, pending, who)
+		return s.askConsent(g, w, r, req, pending, who, asked)
 	}
-	session, err := s.renew(g, r, req, who)
+	session, err := s.renew(g, r, req, who, asked)
 	if err != nil {
 		return err
 	}
