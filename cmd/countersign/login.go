@@ -95,7 +95,7 @@ func login(c *cobra.Command, o loginOptions) error {
 	if o.end {
 		return endLogin(ctx, c.ErrOrStderr(), client, server, store)
 	}
-	token, err := keptToken(ctx, oauth, client, site, store)
+	token, err := keptToken(ctx, oauth, client, store)
 	if err != nil {
 		return err
 	}
@@ -231,12 +231,12 @@ func untrusted(err error) error {
 
 // keptToken is the kept token if it still counts, else its renewal, and nil where
 // there is neither.
-func keptToken(ctx context.Context, oauth *oauth2.Config, client *http.Client, site *url.URL, store *tokenFile) (*oauth2.Token, error) {
+func keptToken(ctx context.Context, oauth *oauth2.Config, client *http.Client, store *tokenFile) (*oauth2.Token, error) {
 	kept, err := store.read()
 	if kept == nil || err != nil {
 		return nil, err
 	}
-	if time.Until(kept.Expiry) > renewBefore && counts(ctx, client, site, kept) {
+	if time.Until(kept.Expiry) > renewBefore && counts(ctx, client, store.issuer, kept) {
 		return kept, nil
 	}
 	if kept.RefreshToken == "" {
@@ -257,11 +257,11 @@ func keptToken(ctx context.Context, oauth *oauth2.Config, client *http.Client, s
 	return token, nil
 }
 
-// counts asks the site whether it takes a token: its session may have been ended.
-// The host where people sign in takes none, so that there a token is renewed each
-// time. A site that cannot tell is no reason to sign in.
-func counts(ctx context.Context, client *http.Client, site *url.URL, token *oauth2.Token) bool {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, (&url.URL{Scheme: site.Scheme, Host: site.Host, Path: "/.pomerium/user"}).String(), nil)
+// counts asks whoever issued a token whether it still counts: its session may have
+// been ended. Nobody else is shown it, least of all the site of --url, which may be
+// anybody's. An issuer that cannot tell is no reason to sign in.
+func counts(ctx context.Context, client *http.Client, issuer string, token *oauth2.Token) bool {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, issuer+"/.pomerium/user", nil)
 	if err != nil {
 		return false
 	}

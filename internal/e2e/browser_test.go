@@ -13,6 +13,7 @@ func TestBrowser(t *testing.T) {
 		{"the demo shows each hop what it received, and ends with Ctrl-C", testDemo},
 		{"a sign-in works with the provider and the authenticate host on another site", testOtherSite},
 		{"a provider that answers with a form signs people in", testFormPost},
+		{"a frame in the page of the provider signs out", testFrontchannel},
 		{"twenty tabs sign in at once, each to its own page", testTabs},
 		{"a hand-off link signs nobody in but the browser that asked for it", testHandoff},
 		{"a callback of an attacker's sign-in signs nobody in as the attacker", testLoginForgery},

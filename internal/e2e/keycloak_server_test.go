@@ -43,8 +43,10 @@ func keycloakDir(t testing.TB) string {
 		return dir
 	}
 	if os.Getenv("CI") == "" {
-		if _, err := exec.LookPath("java"); err != nil {
-			t.Skip("there is no Java here, which Keycloak needs; CI has one")
+		for _, needed := range []string{"java", "mvn"} {
+			if _, err := exec.LookPath(needed); err != nil {
+				t.Skipf("there is no %s here, which Keycloak needs; CI has it", needed)
+			}
 		}
 	}
 	t.Fatal("Keycloak is not there: run make keycloak")

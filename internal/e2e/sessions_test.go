@@ -92,7 +92,7 @@ func signedOutThere(t *testing.T, w *world, app string) {
 
 func signsOutEverywhere(t *testing.T, w *world, app string) {
 	phone, laptop, ben := w.session(t, "ana", app), w.session(t, "ana", app), w.session(t, "ben", app)
-	phone.submit(t, w.url("app", "/.pomerium/sign_out"), url.Values{"everywhere": {"true"}})
+	phone.submit(t, w.authenticateURL("/.pomerium/sign_out"), url.Values{"everywhere": {"true"}})
 	eventually(t, time.Second, "ana is signed out everywhere", func() bool {
 		return phone.status(t, app) == http.StatusUnauthorized && laptop.status(t, app) == http.StatusUnauthorized
 	})
