@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,8 +27,6 @@ type codeGrant struct {
 	ClientID    string `json:"c"`
 	RedirectURI string `json:"r"`
 	Challenge   string `json:"h"`
-	// Used is kept a while, to know a second use.
-	Used bool `json:"u,omitempty"`
 }
 
 // authorize starts the sign-in of a program that has PKCE and a place to redirect
@@ -52,7 +51,7 @@ func (s *Server) authorize(g *Generation, w http.ResponseWriter, r *http.Request
 	}
 	client, err := clientID(q)
 	if err != nil {
-		return badRequest("client-id", "The program did not say its name. It needs client_id: at most 128 printable characters.", err)
+		return badRequest("client-id", "The program did not say a name that people can read. It needs client_id: at most "+strconv.Itoa(maxClientID)+" printable characters, with a letter or a digit among them.", err)
 	}
 	if err := g.checkRedirectURI(q.Get("redirect_uri")); err != nil {
 		return err
@@ -68,18 +67,14 @@ func (s *Server) authorize(g *Generation, w http.ResponseWriter, r *http.Request
 	return s.proceed(g, w, r, req, s.now())
 }
 
-// checkRedirectURI accepts a loopback address with any port, which is the program's
-// own machine (RFC 8252, section 7.3), and hosts that the operator has listed, those
-// by https alone.
+// checkRedirectURI is programmaticTarget, and refuses a fragment (RFC 6749, section
+// 3.1.2).
 func (g *Generation) checkRedirectURI(raw string) error {
-	u, err := g.programmaticTarget(raw)
-	if err != nil {
-		return err
+	if strings.Contains(raw, "#") {
+		return badRequest("redirect-target", "The address that the program gave has a fragment, the part from # on, which it may not have.", errTarget)
 	}
-	if strings.Contains(raw, "#") || u.Scheme != "https" && !loopback(u.Hostname()) {
-		return badRequest("redirect-target", "The address that the program gave has a fragment, or is plain http at another machine.", errTarget)
-	}
-	return nil
+	_, err := g.programmaticTarget(raw)
+	return err
 }
 
 // checkAuthorization is about what the program is told by a redirect.
@@ -144,7 +139,7 @@ func (s *Server) giveCode(g *Generation, w http.ResponseWriter, r *http.Request,
 		return fmt.Errorf("write code: %w", err)
 	}
 	if err := s.store.PutTicket(r.Context(), &databroker.Ticket{ID: g.codeTicket(code), Data: data, ExpiresAt: s.now().Add(codeLife)}); err != nil {
-		return storeDown("write code", err)
+		return ticketRefused("write code", err)
 	}
 	g.endConsent(w, req)
 	return g.answerProgram(w, req, url.Values{"code": {code}})
@@ -180,24 +175,23 @@ func (s *Server) redeemCode(g *Generation, r *http.Request, form url.Values) (*t
 	if !equal(c.ClientID, client) || !equal(c.RedirectURI, form.Get("redirect_uri")) || !equal(c.Challenge, base64.RawURLEncoding.EncodeToString(sum[:])) {
 		return nil, invalid(oauthInvalidGrant, "client_id, redirect_uri or code_verifier are not those of the authorization request")
 	}
-	if c.Used {
-		return nil, s.endReplayed(r, c)
-	}
 
-	// The code is the program's own: from here on we may change things.
-	c.Used = true
-	if ticket.Data, err = json.Marshal(c); err != nil {
-		return nil, fmt.Errorf("write code: %w", err)
-	}
-	ticket.ExpiresAt = s.now().Add(pendingLife)
-	err = s.store.PutTicket(r.Context(), ticket)
-	switch {
-	case errors.Is(err, databroker.ErrConflict):
+	// The code is the program's own: from here on we may change things. It is the
+	// session that gives its first tokens once only, so a code is used up just when
+	// they are out: whoever is told to try again can.
+	tokens, err := s.firstTokens(g, r, c.SessionID, c.IDPID, client)
+	if errors.Is(err, errBegun) {
 		return nil, s.endReplayed(r, c)
-	case err != nil:
-		return nil, storeDown("write code", err)
 	}
-	return s.firstTokens(g, r, c.SessionID, c.IDPID, client)
+	if err != nil {
+		return nil, err
+	}
+	// Kept a while, to know a second use.
+	ticket.ExpiresAt = s.now().Add(pendingLife)
+	if err := s.store.PutTicket(r.Context(), ticket); err != nil && !errors.Is(err, databroker.ErrConflict) {
+		s.log.WarnContext(r.Context(), "a used authorization code could not be kept, so a second use is known for a minute only", "request-id", requestID(r), "cause", causeText(err))
+	}
+	return tokens, nil
 }
 
 // endReplayed answers a code that comes a second time: one of the two who have it

@@ -45,7 +45,7 @@ func (s *Server) BearerSession(ctx context.Context, b *config.Bearer, token stri
 			return "", fmt.Errorf("%w: it is not a signed JWT", ErrBearer)
 		}
 	}
-	id := g.keys.Digest("bearer token", b.ID, token)
+	id := "t" + g.keys.Digest("bearer token", b.ID, token)
 	known, err := s.store.Session(ctx, id)
 	switch {
 	case err == nil && s.now().Before(known.ExpiresAt):
@@ -80,7 +80,7 @@ func (s *Server) bearerSession(ctx context.Context, g *Generation, b *config.Bea
 	if expires.IsZero() {
 		expires = now.Add(opaqueLife)
 	}
-	return s.buy(ctx, &databroker.Session{
+	return s.buy(ctx, g, &databroker.Session{
 		ID: id, IDPID: b.ID, Origin: databroker.Origin{Method: "bearer"}, ExpiresAt: earliest(expires, now.Add(g.cfg.Cookie.Expire)),
 	}, who, issued)
 }
@@ -101,7 +101,7 @@ func (g *Generation) verifyBearer(ctx context.Context, b *config.Bearer, token s
 		}
 		return who, nil
 	case config.BearerIdentityToken:
-		_, who, err := g.verifyIDToken(ctx, token, providers)
+		_, who, err := verifyIDToken(ctx, token, providers, b.Audiences)
 		return who, err
 	case config.BearerAccessToken:
 		return verifyAccessToken(ctx, providers, b.Audiences, token)

@@ -77,7 +77,8 @@ func (w *world) wantNoBearer(name, token string) {
 }
 
 func TestBearerIdentityToken(t *testing.T) {
-	w := newWorld(t, bearing(&config.Bearer{Format: config.BearerIdentityToken}), func(c *config.Config) { c.Programs.Audiences = []string{"a-script"} })
+	// What the settings of the route were made of counts, not what is allowed now.
+	w := newWorld(t, bearing(&config.Bearer{Format: config.BearerIdentityToken, Audiences: []string{"a-script"}}), func(c *config.Config) { c.Programs.Audiences = []string{"another"} })
 	w.wantBearer("ours", w.idToken(), "user-alice", time.Hour)
 	w.wantBearer("a script's", w.idp.IDToken("user-bob", "a-script"), "user-bob", time.Hour)
 	for name, token := range map[string]string{

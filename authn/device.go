@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
@@ -29,12 +30,12 @@ const (
 	userCodeLetters = "BCDFGHJKLMNPQRSTVWXZ"
 	userCodeLength  = 8
 
-	// maxGuesses is how many wrong codes one person may enter within guessWindow.
-	maxGuesses  = 10
-	guessWindow = 10 * time.Minute
-	// maxDevices is how many devices may begin within deviceLife here. Anybody may
-	// ask for a code, and the store keeps only so many tickets.
-	maxDevices = 5000
+	// maxDevices is how many devices may begin within deviceLife, and maxFromAddress
+	// how many of one address. Anybody may ask for a code; those of two windows are
+	// half of the tickets that the store keeps, so that the rest is for people who
+	// have signed in.
+	maxDevices     = 5000
+	maxFromAddress = 100
 )
 
 // deviceGrant is a device that waits for its person. Its ticket is named by a digest
@@ -73,22 +74,47 @@ type deviceAnswer struct {
 	Interval   int64  `json:"interval"`
 }
 
-// budget bounds how often something happens, whoever does it.
+// budget bounds how many devices begin, of anybody and of one network. Only those
+// that begin are counted, so it holds at most maxDevices networks.
 type budget struct {
 	mu    sync.Mutex
 	since time.Time
-	spent int
+	all   int
+	of    map[string]int
 }
 
-// spend reports whether it may happen once more within the window.
-func (b *budget) spend(now time.Time, window time.Duration, most int) bool {
+// spend lets one more device of an address begin, or says why it may not.
+func (b *budget) spend(now time.Time, address string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.since.IsZero() || now.Sub(b.since) >= window || now.Before(b.since) {
-		b.since, b.spent = now, 0
+	if b.since.IsZero() || now.Sub(b.since) >= deviceLife || now.Before(b.since) {
+		b.since, b.all, b.of = now, 0, map[string]int{}
 	}
-	b.spent++
-	return b.spent <= most
+	from := network(address)
+	refused := &oauthError{code: oauthUnavailable, retry: max(time.Second, b.since.Add(deviceLife).Sub(now))}
+	switch {
+	case b.of[from] >= maxFromAddress:
+		refused.status, refused.description = http.StatusTooManyRequests, "too many devices of your address ask for a code, try again in ten minutes"
+		refused.cause = fmt.Errorf("device-budget: %d codes were given to %s", maxFromAddress, from)
+		return refused
+	case b.all >= maxDevices:
+		refused.description = "too many devices ask for a code right now, try again in ten minutes"
+		refused.cause = fmt.Errorf("device-budget: %d codes were given", maxDevices)
+		return refused
+	}
+	b.all++
+	b.of[from]++
+	return nil
+}
+
+// network is what one party has of an address: of IPv6 the last 64 bits are anybody's
+// to choose.
+func network(address string) string {
+	ip, err := netip.ParseAddr(address)
+	if err != nil || ip.Unmap().Is4() {
+		return address
+	}
+	return netip.PrefixFrom(ip.WithZone(""), 64).Masked().String()
 }
 
 // deviceAuthorization gives a device the two codes (RFC 8628, section 3.1).
@@ -109,8 +135,9 @@ func (s *Server) startDevice(g *Generation, r *http.Request) (*deviceAnswer, err
 	if err != nil {
 		return nil, err
 	}
-	if !s.devices.spend(s.now(), deviceLife, maxDevices) {
-		return nil, &oauthError{code: oauthUnavailable, description: "too many devices ask for a code right now, try again in a few minutes"}
+	address := g.address(r)
+	if err := s.devices.spend(s.now(), address); err != nil {
+		return nil, err
 	}
 	secret, err := s.random(32)
 	if err != nil {
@@ -118,7 +145,7 @@ func (s *Server) startDevice(g *Generation, r *http.Request) (*deviceAnswer, err
 	}
 	expires := s.now().Add(deviceLife)
 	grant := deviceGrant{
-		ClientID: client, Address: g.address(r), Secret: g.keys.Digest("device code", secret), Interval: pollInterval,
+		ClientID: client, Address: address, Secret: g.keys.Digest("device code", secret), Interval: pollInterval,
 	}
 	code, ticket, err := s.putDevice(r.Context(), g, grant, expires)
 	if err != nil {
@@ -171,7 +198,7 @@ func (s *Server) putDevice(ctx context.Context, g *Generation, grant deviceGrant
 			return code[:userCodeLength/2] + "-" + code[userCodeLength/2:], ticket, nil
 		}
 		if !errors.Is(err, databroker.ErrConflict) {
-			return "", "", storeDown("write device code", err)
+			return "", "", ticketRefused("write device code", err)
 		}
 	}
 	return "", "", unavailable("busy", errors.New("write device code: each one is taken"))
@@ -247,6 +274,9 @@ func (s *Server) pollDevice(g *Generation, r *http.Request, form url.Values) (*t
 		return nil, s.waitForPerson(r.Context(), ticket, grant)
 	}
 	tokens, err := s.firstTokens(g, r, grant.SessionID, grant.IDPID, client)
+	if errors.Is(err, errBegun) {
+		return nil, invalid(oauthInvalidGrant, "the tokens of this sign-in were given already, start over")
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -293,179 +323,6 @@ func (s *Server) waitForPerson(ctx context.Context, ticket *databroker.Ticket, g
 		return storeDown("write device code", err)
 	}
 	return answer
-}
-
-// isDevicePage reports whether a sign-in ends on the page where codes are typed. It
-// is the one page of the authenticate host that needs one.
-func (g *Generation) isDevicePage(target string) bool {
-	if g.cfg.AuthenticateURL == nil {
-		return false
-	}
-	here := g.authenticateURL(devicePath).String()
-	rest, ok := strings.CutPrefix(target, here)
-	return ok && (rest == "" || rest[0] == '?') && !strings.ContainsAny(rest, "#\\\r\n\t ")
-}
-
-// device is the page where a person types the code that a device shows. Who looks at
-// it is signed in, so that guesses can be counted.
-func (s *Server) device(g *Generation, w http.ResponseWriter, r *http.Request) error {
-	if len(g.missing) > 0 {
-		return notConfigured(g.missing)
-	}
-	if r.Method == http.MethodPost && !g.sameOrigin(r) {
-		return crossSite(pages.Action{Label: "Enter a code", URL: devicePath})
-	}
-	session, err := s.authenticatedSession(g, r)
-	if err != nil {
-		return err
-	}
-	q := r.URL.Query()
-	if session == nil {
-		if !navigates(r) {
-			return needsWindow()
-		}
-		target := url.Values{}
-		if code := readUserCode(q.Get("user_code")); code != "" {
-			target.Set("user_code", code)
-		}
-		return s.proceed(g, w, r, signInRequest{Target: strings.TrimSuffix(g.deviceURL(target), "?")}, s.now())
-	}
-	if r.Method == http.MethodPost {
-		return s.enterCode(g, w, r, session)
-	}
-	if sealed := q.Get(paramDevice); sealed != "" {
-		return s.signInForDevice(g, w, r, session, sealed)
-	}
-	s.askCode(w, r, session, readUserCode(q.Get("user_code")), "")
-	return nil
-}
-
-func (s *Server) askCode(w http.ResponseWriter, r *http.Request, session *databroker.Session, code, problem string) {
-	status := http.StatusOK
-	if problem != "" {
-		status = http.StatusBadRequest
-	}
-	if readUserCode(code) != "" {
-		code = code[:userCodeLength/2] + "-" + code[userCodeLength/2:]
-	}
-	show(w, r, status, pages.DeviceCode{
-		Code: code, Problem: problem, Who: personName(session), RequestID: requestID(r),
-		Actions: []pages.Action{{Label: "Continue", URL: devicePath, Post: true}},
-	})
-}
-
-// paramDevice carries the device whose code was right on to the provider.
-const paramDevice = "device"
-
-// enterCode looks for the device whose code was typed.
-func (s *Server) enterCode(g *Generation, w http.ResponseWriter, r *http.Request, session *databroker.Session) error {
-	if err := r.ParseForm(); err != nil {
-		return badRequest("form", "This form cannot be read.", errors.New("parse form"))
-	}
-	code := readUserCode(r.PostForm.Get("user_code"))
-	if code == "" {
-		s.askCode(w, r, session, "", "A code has eight letters, such as BCDF-GHJK.")
-		return nil
-	}
-	// Counted before it is looked at, so that many at once are no way past.
-	if err := s.countGuess(r.Context(), g, session.UserID, 1); err != nil {
-		return err
-	}
-	_, grant, err := s.deviceGrant(r.Context(), g.deviceTicket(code))
-	if err != nil && !errors.Is(err, databroker.ErrNotFound) {
-		return err
-	}
-	if err != nil || grant.Denied || grant.SessionID != "" {
-		s.askCode(w, r, session, "", "No device waits with this code. Codes are good for ten minutes: look at the device again.")
-		return nil
-	}
-	if err := s.countGuess(r.Context(), g, session.UserID, -1); err != nil {
-		return err
-	}
-	plain, err := json.Marshal(deviceCode{Ticket: g.deviceTicket(code), ExpiresAt: s.now().Add(signin.FlowLife).Unix()})
-	if err != nil {
-		return fmt.Errorf("seal device: %w", err)
-	}
-	to := g.deviceURL(url.Values{paramDevice: {g.keys.Seal(signin.PurposeForm, plain, deviceBinding(session))}})
-	// A page, because browsers hold every redirect that follows a form against the
-	// form's policy, and the next one leads to the identity provider.
-	show(w, r, http.StatusOK, pages.Notice{
-		Title: "The code is right", Message: "Next you see who asks, and decide.", RefreshTo: to,
-		Actions: []pages.Action{{Label: "Continue", URL: to}}, RequestID: requestID(r),
-	})
-	return nil
-}
-
-// deviceBinding ties a device to the browser in which its code was typed.
-func deviceBinding(session *databroker.Session) []byte {
-	return []byte(devicePath + " " + session.ID)
-}
-
-// signInForDevice goes to the provider for the session that the device will have.
-func (s *Server) signInForDevice(g *Generation, w http.ResponseWriter, r *http.Request, session *databroker.Session, sealed string) error {
-	var held deviceCode
-	plain, err := g.keys.Open(signin.PurposeForm, sealed, deviceBinding(session))
-	if err != nil || json.Unmarshal(plain, &held) != nil || s.now().Unix() >= held.ExpiresAt {
-		s.askCode(w, r, session, "", "That took too long. Enter the code again.")
-		return nil
-	}
-	_, grant, err := s.deviceGrant(r.Context(), held.Ticket)
-	if errors.Is(err, databroker.ErrNotFound) {
-		s.askCode(w, r, session, "", "No device waits with this code. Codes are good for ten minutes: look at the device again.")
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return s.proceed(g, w, r, signInRequest{
-		IDPID: session.IDPID, Programmatic: true,
-		Program: &program{ClientID: grant.ClientID, Address: grant.Address, Device: held.Ticket},
-	}, s.now())
-}
-
-// countGuess adds to the codes that a person has entered lately, and refuses one
-// too many.
-func (s *Server) countGuess(ctx context.Context, g *Generation, userID string, n int) error {
-	id := g.keys.Digest("guesses", userID)
-	for range 4 * maxTries {
-		var guesses int
-		ticket, err := s.store.Ticket(ctx, id)
-		switch {
-		case errors.Is(err, databroker.ErrNotFound):
-			ticket = &databroker.Ticket{ID: id, ExpiresAt: s.now().Add(guessWindow)}
-		case err != nil:
-			return storeDown("load guesses", err)
-		default:
-			if err := takeJSON(ticket, &guesses); err != nil {
-				return err
-			}
-		}
-		if guesses += n; guesses > maxGuesses {
-			return tooManyGuesses(ticket.ExpiresAt.Sub(s.now()))
-		}
-		if ticket.Data, err = json.Marshal(max(guesses, 0)); err != nil {
-			return fmt.Errorf("write guesses: %w", err)
-		}
-		err = s.store.PutTicket(ctx, ticket)
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, databroker.ErrConflict) {
-			return storeDown("write guesses", err)
-		}
-	}
-	return unavailable("busy", errors.New("write guesses: changed each time"))
-}
-
-func tooManyGuesses(wait time.Duration) *failure {
-	return &failure{
-		status: http.StatusTooManyRequests, code: "too-many-codes",
-		title: "Too many wrong codes", message: "You have entered wrong codes too often.",
-		remedy: "Wait ten minutes, then start again on the device: it shows a new code.",
-		before: func(w http.ResponseWriter) {
-			w.Header().Set("Retry-After", fmt.Sprint(max(1, int(wait/time.Second))))
-		},
-	}
 }
 
 // approveDevice gives the session to the device that the person has agreed to.

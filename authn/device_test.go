@@ -2,8 +2,10 @@ package authn_test
 
 import (
 	"crypto/rand"
+	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/countersign/countersign/config"
+	"github.com/countersign/countersign/databroker"
 	"github.com/countersign/countersign/internal/signin"
 )
 
@@ -190,6 +193,22 @@ func TestDeviceTokensAreGivenOnce(t *testing.T) {
 	}
 }
 
+func TestDeviceCodeThatIsNotRemoved(t *testing.T) {
+	w := newWorld(t)
+	store := &faltering{Store: w.store.Store, take: true}
+	w.store.Store = store
+	d := w.device()
+	b := w.browser()
+	b.get(auth + "/device")
+	b.answer(b.enter(d.user), "allow").want(t, http.StatusOK)
+	got := w.call("/oauth2/token", d.poll()).object(t, http.StatusOK)
+	// A device that asks again is no thief.
+	w.call("/oauth2/token", d.poll()).refused(t, 400, "invalid_grant")
+	if store.take || !w.accepts("Pomerium "+text(t, got, "access_token")) {
+		t.Error("the session has ended")
+	}
+}
+
 func TestDeviceBadRequests(t *testing.T) {
 	w := newWorld(t)
 	d := w.device()
@@ -285,18 +304,93 @@ func TestDeviceGuesses(t *testing.T) {
 	b.enter(w.device().user).want(t, http.StatusOK, "Let a program act as you?")
 }
 
+// deviceFrom asks for a code from an address.
+func (w *world) deviceFrom(address string) page {
+	w.t.Helper()
+	return w.call("/oauth2/device_authorization", url.Values{"client_id": {client}}, "X-Forwarded-For", address)
+}
+
 func TestDevicesAreBounded(t *testing.T) {
 	w := newWorld(t)
-	for range 5000 {
-		if p := w.call("/oauth2/device_authorization", url.Values{"client_id": {client}}); p.StatusCode != http.StatusOK {
-			t.Fatalf("status %d", p.StatusCode)
+	begin := func(n int) {
+		t.Helper()
+		for i := range n {
+			if p := w.deviceFrom(fmt.Sprintf("198.51.%d.%d", i/250, i%250)); p.StatusCode != http.StatusOK {
+				t.Fatalf("device %d: status %d: %s", i, p.StatusCode, p.body)
+			}
 		}
 	}
-	w.call("/oauth2/device_authorization", url.Values{"client_id": {client}}).refused(t, 503, "temporarily_unavailable")
-	// The store has room for the others.
-	w.byCode()
+	begin(1)
+	w.offset.Store(int64(10*time.Minute - 30*time.Second))
+	begin(4999)
+	p := w.deviceFrom("203.0.113.7")
+	p.refused(t, 503, "temporarily_unavailable")
+	if after, err := strconv.Atoi(p.Header.Get("Retry-After")); err != nil || after < 1 || after > 30 {
+		t.Errorf("Retry-After: %q", p.Header.Get("Retry-After"))
+	}
+	if !strings.Contains(w.log.String(), "device-budget") {
+		t.Error("the log does not say why")
+	}
+	// Those of the next ten minutes come on top, and the store has room for the others.
 	w.offset.Store(int64(10*time.Minute + time.Second))
+	begin(5000)
+	w.byCode()
+}
+
+func TestDevicesOfOneAddress(t *testing.T) {
+	w := newWorld(t)
+	for i := range 100 {
+		for _, address := range []string{"198.51.100.1", fmt.Sprintf("2001:db8::%x:%x", i, i), fmt.Sprintf("::ffff:10.0.0.%d", i)} {
+			if p := w.deviceFrom(address); p.StatusCode != http.StatusOK {
+				t.Fatalf("device %d of %s: status %d: %s", i, address, p.StatusCode, p.body)
+			}
+		}
+	}
+	for _, tt := range []struct {
+		address string
+		status  int
+	}{
+		{"198.51.100.1", 429},
+		{"203.0.113.7, 198.51.100.1", 429},
+		{"198.51.100.2", 200},
+		{"2001:db8::abcd", 429},
+		{"2001:db8:0:1::abcd", 200},
+		{"::ffff:198.51.100.3", 200},
+		{"", 200},
+	} {
+		p := w.deviceFrom(tt.address)
+		p.want(t, tt.status)
+		if tt.status == http.StatusTooManyRequests {
+			p.refused(t, tt.status, "temporarily_unavailable")
+			if after, err := strconv.Atoi(p.Header.Get("Retry-After")); err != nil || after < 1 || after > 600 {
+				t.Errorf("%s: Retry-After: %q", tt.address, p.Header.Get("Retry-After"))
+			}
+		}
+	}
+	w.offset.Store(int64(10*time.Minute + time.Second))
+	w.deviceFrom("198.51.100.1").want(t, http.StatusOK)
+}
+
+func TestTicketsFull(t *testing.T) {
+	w := newWorld(t)
+	w.store.Store = databroker.NewMemory(databroker.MemoryConfig{Now: w.now, MaxTickets: 1})
+	b := w.browser()
+	asked := b.get(authorization())
 	w.device()
+	for name, p := range map[string]page{"a device": w.deviceFrom("203.0.113.7"), "a code": b.answer(asked, "allow")} {
+		p.want(t, http.StatusServiceUnavailable, "Too many programs wait")
+		if p.Header.Get("Retry-After") != "60" {
+			t.Errorf("%s: Retry-After: %q", name, p.Header.Get("Retry-After"))
+		}
+	}
+	w.deviceFrom("203.0.113.7").refused(t, 503, "temporarily_unavailable")
+	if log := w.log.String(); strings.Count(log, "tickets-full") != 3 || strings.Contains(log, "databroker-unavailable") {
+		t.Errorf("log: %s", log)
+	}
+	w.offset.Store(int64(10*time.Minute - time.Second))
+	asked = b.get(authorization())
+	w.offset.Store(int64(10*time.Minute + time.Second))
+	b.answer(asked, "allow").want(t, http.StatusFound)
 }
 
 // oneCode is a source of randomness that gives every device the same user code.

@@ -114,15 +114,15 @@ func (s *Server) sessionOfIDToken(g *Generation, r *http.Request, raw, refused s
 	var provider *idp.Provider
 	var who *idp.Identity
 	if err == nil {
-		provider, who, err = g.verifyIDToken(r.Context(), raw, g.providers.All())
+		provider, who, err = verifyIDToken(r.Context(), raw, g.providers.All(), g.cfg.Programs.Audiences)
 	}
 	var session *databroker.Session
 	if err == nil {
 		session = &databroker.Session{
-			ID: g.keys.Digest("id_token", provider.ID(), raw), IDPID: provider.ID(), Origin: g.origin(r, "id_token"),
+			ID: "t" + g.keys.Digest("id_token", provider.ID(), raw), IDPID: provider.ID(), Origin: g.origin(r, "id_token"),
 			ExpiresAt: earliest(who.ExpiresAt, s.now().Add(g.cfg.Cookie.Expire)),
 		}
-		session, err = s.buy(r.Context(), session, who, who.IssuedAt)
+		session, err = s.buy(r.Context(), g, session, who, who.IssuedAt)
 	}
 	var bad *badToken
 	switch {
@@ -207,13 +207,13 @@ func (u unverified) issuedBy(providers []*idp.Provider) []*idp.Provider {
 
 // verifyIDToken finds the provider whose an ID token is, and verifies it: the one
 // whose client id is its audience, else the first that is offered, if the audience
-// is one of programmatic_allowed_audiences.
-func (g *Generation) verifyIDToken(ctx context.Context, raw string, providers []*idp.Provider) (*idp.Provider, *idp.Identity, error) {
+// is one of audiences, which come from programmatic_allowed_audiences.
+func verifyIDToken(ctx context.Context, raw string, providers []*idp.Provider, audiences []string) (*idp.Provider, *idp.Identity, error) {
 	token, err := readUnverified(raw)
 	if err != nil {
 		return nil, nil, err
 	}
-	allowed := slices.ContainsFunc(token.audiences, func(a string) bool { return slices.Contains(g.cfg.Programs.Audiences, a) })
+	allowed := slices.ContainsFunc(token.audiences, func(a string) bool { return slices.Contains(audiences, a) })
 	var own, others []*idp.Provider
 	for _, p := range providers {
 		switch {
@@ -232,20 +232,20 @@ func (g *Generation) verifyIDToken(ctx context.Context, raw string, providers []
 	}
 	var first error
 	for _, p := range candidates {
-		who, err := p.VerifyIDToken(ctx, raw, g.cfg.Programs.Audiences)
+		who, err := p.VerifyIDToken(ctx, raw, audiences)
 		if err == nil {
 			return p, who, nil
 		}
 		// One that cannot be asked may be the one.
-		if first == nil || !unusable(first) && unusable(err) {
+		if first == nil || !undecided(first) && undecided(err) {
 			first = err
 		}
 	}
 	return nil, nil, tokenFailure(first)
 }
 
-// unusable reports whether nobody can tell now what a token is worth.
-func unusable(err error) bool {
+// undecided reports whether nobody can tell now what a token is worth.
+func undecided(err error) bool {
 	var e *idp.Error
 	if !errors.As(err, &e) {
 		return true
@@ -256,7 +256,7 @@ func unusable(err error) bool {
 // tokenFailure says what an error of package idp means for a token that somebody
 // brought.
 func tokenFailure(err error) error {
-	if unusable(err) {
+	if undecided(err) {
 		return fmt.Errorf("verify token: %w", err)
 	}
 	return &badToken{reason: "its issuer, audience, signature, algorithm or time is not right", cause: err}
@@ -268,12 +268,13 @@ func tokenFailure(err error) error {
 //
 // A token from before the last revocation of its user buys nothing. That is looked at
 // again after the session was written: a revocation in between has not seen it.
-func (s *Server) buy(ctx context.Context, session *databroker.Session, who *idp.Identity, issued time.Time) (*databroker.Session, error) {
+func (s *Server) buy(ctx context.Context, g *Generation, session *databroker.Session, who *idp.Identity, issued time.Time) (*databroker.Session, error) {
 	now := s.now()
 	if !now.Before(session.ExpiresAt) {
 		return nil, &badToken{reason: "it has expired"}
 	}
-	if err := s.checkRevoked(ctx, who.UserID, issued); err != nil {
+	session.UserID, session.ProviderSessionID = who.UserID, who.SessionID
+	if err := s.checkRevoked(ctx, g, session, issued); err != nil {
 		return nil, err
 	}
 	for range maxTries {
@@ -291,8 +292,7 @@ func (s *Server) buy(ctx context.Context, session *databroker.Session, who *idp.
 		if err := s.recordUser(ctx, who, now); err != nil {
 			return nil, err
 		}
-		session.UserID, session.Claims, session.ProviderSessionID = who.UserID, who.Claims, who.SessionID
-		session.CreatedAt, session.AccessedAt = now, now
+		session.Claims, session.CreatedAt, session.AccessedAt = who.Claims, now, now
 		err = s.store.PutSession(ctx, session)
 		if errors.Is(err, databroker.ErrConflict) {
 			continue
@@ -300,14 +300,15 @@ func (s *Server) buy(ctx context.Context, session *databroker.Session, who *idp.
 		if err != nil {
 			return nil, storeDown("write session", err)
 		}
-		return session, s.confirm(ctx, session, issued)
+		return session, s.confirm(ctx, g, session, issued)
 	}
 	return nil, unavailable("busy", errors.New("write session: changed each time"))
 }
 
-// confirm takes a new session back if its user was revoked while it was made.
-func (s *Server) confirm(ctx context.Context, session *databroker.Session, issued time.Time) error {
-	err := s.checkRevoked(ctx, session.UserID, issued)
+// confirm takes a new session back if its user, or the provider's session, was ended
+// before it was made or meanwhile.
+func (s *Server) confirm(ctx context.Context, g *Generation, session *databroker.Session, issued time.Time) error {
+	err := s.checkRevoked(ctx, g, session, issued)
 	if err == nil {
 		return nil
 	}
@@ -319,8 +320,14 @@ func (s *Server) confirm(ctx context.Context, session *databroker.Session, issue
 
 // checkRevoked refuses a token that was issued before its user's sessions were last
 // revoked. Tokens say the second alone, so one of that very second is refused, too.
-func (s *Server) checkRevoked(ctx context.Context, userID string, issued time.Time) error {
-	user, err := s.store.User(ctx, userID)
+func (s *Server) checkRevoked(ctx context.Context, g *Generation, session *databroker.Session, issued time.Time) error {
+	const signedOut = "its user has signed out or was signed out since it was issued, so sign in at the identity provider again for a new one"
+	if ended, err := s.hasEnded(ctx, g, session.IDPID, session.ProviderSessionID); err != nil {
+		return err
+	} else if ended {
+		return &badToken{reason: signedOut}
+	}
+	user, err := s.store.User(ctx, session.UserID)
 	switch {
 	case errors.Is(err, databroker.ErrNotFound):
 		return nil
@@ -329,5 +336,5 @@ func (s *Server) checkRevoked(ctx context.Context, userID string, issued time.Ti
 	case user.RevokedAt.IsZero() || issued.Unix() > user.RevokedAt.Unix():
 		return nil
 	}
-	return &badToken{reason: "its user has signed out or was signed out since it was issued, so sign in at the identity provider again for a new one"}
+	return &badToken{reason: signedOut}
 }

@@ -168,11 +168,12 @@ func wantsJSON(r *http.Request) bool {
 // requestID is Envoy's.
 func requestID(r *http.Request) string { return bounded(r.Header.Get("X-Request-Id"), 64) }
 
+// bounded is s as it may be stored and logged: not too long, UTF-8, without NUL.
 func bounded(s string, n int) string {
 	if len(s) > n {
 		s = s[:n]
 	}
-	return strings.ToValidUTF8(s, "?")
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\x00", "?")
 }
 
 func causeText(err error) string {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -159,26 +160,28 @@ func (g *Generation) notAskedAgain(req signInRequest, age time.Duration) *failur
 	}
 }
 
-// renew is record. Where a fresh sign-in was asked for, the new session takes
-// the place of the one that this browser had: other hosts' cookies would keep
-// it alive, and neither a sign-out nor another person's sign-in would end it.
+// renew is the session that a sign-in gives this browser. One that it has already of
+// the same person and provider stays, unless a fresh one was asked for: two tabs may
+// sign in at once. Any other of that provider is ended, since cookies of route hosts
+// would keep it alive, and neither a sign-out nor another person's sign-in would end
+// it.
 func (s *Server) renew(g *Generation, r *http.Request, req signInRequest, who *idp.Identity, asked time.Time) (*databroker.Session, error) {
-	var old []*databroker.Session
-	if req.MaxAge > 0 {
-		var err error
-		if old, err = s.authenticatedSessions(g, r); err != nil {
-			return nil, err
+	before, err := s.authenticatedSessions(g, r)
+	if err != nil {
+		return nil, err
+	}
+	before = slices.DeleteFunc(before, func(b *databroker.Session) bool { return b.IDPID != req.IDPID })
+	for _, b := range before {
+		if req.MaxAge == 0 && b.UserID == who.UserID {
+			return b, nil
 		}
 	}
 	session, err := s.record(r, g, req, who, asked)
 	if err != nil {
 		return nil, err
 	}
-	for _, o := range old {
-		if o.IDPID != session.IDPID {
-			continue
-		}
-		if err := s.store.DeleteSession(r.Context(), o.ID); err != nil && !errors.Is(err, databroker.ErrNotFound) {
+	for _, b := range before {
+		if err := s.store.DeleteSession(r.Context(), b.ID); err != nil && !errors.Is(err, databroker.ErrNotFound) {
 			return nil, storeDown("delete session", err)
 		}
 	}

@@ -13,7 +13,7 @@ import (
 // handOver gives a session to the route's host where it was asked for, by a link.
 func (s *Server) handOver(g *Generation, w http.ResponseWriter, r *http.Request, req signInRequest, session *databroker.Session) error {
 	if g.isDevicePage(req.Target) {
-		return redirect(w, req.Target)
+		return redirect(w, g.signedInPage(req.Target, s.now()))
 	}
 	target, err := g.hosts.target(req.Target)
 	if err != nil {
@@ -39,6 +39,9 @@ func (s *Server) handOver(g *Generation, w http.ResponseWriter, r *http.Request,
 // routeCallback ends a sign-in on the route's host. Only the browser that
 // began it there gets the session.
 func (s *Server) routeCallback(g *Generation, w http.ResponseWriter, r *http.Request) error {
+	if r.URL.Query().Has(paramMismatch) {
+		return g.mismatch(r)
+	}
 	link := g.link(r)
 	// Both spellings of the path are one place; links are signed for the one.
 	link.Path, link.RawPath = signin.CallbackPath, ""
@@ -70,14 +73,10 @@ func (s *Server) routeCallback(g *Generation, w http.ResponseWriter, r *http.Req
 			// and this browser has been through here.
 			return s.goOn(g, w, r, onward)
 		}
-		return &failure{
-			status: http.StatusBadRequest, code: "flow-mismatch",
-			title:   "This sign-in began in another browser",
-			message: "A sign-in can only be finished in the browser window it was started in, and within ten minutes. Nobody was signed in here.",
-			remedy:  "If you wanted to open " + target.Hostname() + ", start over from here.",
-			actions: []pages.Action{{Label: "Start over", URL: target.String()}},
-			cause:   errors.New("no cookie of this flow"),
-		}
+		// The address holds somebody's session: it must not stay where people copy
+		// addresses from.
+		s.log.InfoContext(r.Context(), "hand-off in another browser", "request-id", requestID(r), "host", bounded(r.Host, 255))
+		return redirect(w, signin.CallbackPath+"?"+url.Values{paramMismatch: {target.RequestURI()}}.Encode())
 	}
 
 	// The request is genuine: from here on we may change things.
@@ -86,7 +85,7 @@ func (s *Server) routeCallback(g *Generation, w http.ResponseWriter, r *http.Req
 	}
 	http.SetCookie(w, g.sessionCookie(r.Host, h.SessionToken, c.ExpiresAt))
 	if h.Host == "" {
-		http.SetCookie(w, signin.RoundCookie(g.cfg.Cookie.Name, s.round(g, r, h.Round, c.IDPID)+1, s.now()))
+		http.SetCookie(w, signin.RoundCookie(g.cfg.Cookie.Name, s.round(g, r, h.Round, c.IDPID), s.now()))
 	}
 	if end := signin.EndFlow(g.cfg.Cookie.Name, h.Flow); end != nil {
 		http.SetCookie(w, end)
@@ -94,16 +93,45 @@ func (s *Server) routeCallback(g *Generation, w http.ResponseWriter, r *http.Req
 	return s.goOn(g, w, r, onward)
 }
 
-// round is what a sign-in that has come to its end counts as: where the browser had
-// a session of another provider, some page of this host asks for that one, and
-// nothing was lost.
-func (s *Server) round(g *Generation, r *http.Request, round int, idpID string) int {
+// paramMismatch is the page that was wanted where a sign-in ends in a browser that
+// did not begin it.
+const paramMismatch = "pomerium_mismatch"
+
+// mismatch says that a sign-in cannot end here. Anybody can bring this page up; it
+// leads nowhere but to a page of its own host.
+func (g *Generation) mismatch(r *http.Request) *failure {
+	here := &url.URL{Scheme: g.scheme(r), Host: r.Host, Path: "/"}
+	if to, err := signin.SafeRedirect(r.URL.Query().Get(paramMismatch), func(string) bool { return false }); err == nil {
+		here = here.ResolveReference(to)
+	}
+	return &failure{
+		status: http.StatusBadRequest, code: "flow-mismatch",
+		title:   "This sign-in began in another browser",
+		message: "A sign-in can only be finished in the browser window it was started in, and within ten minutes. Nobody was signed in here.",
+		remedy:  "If you wanted to open " + here.Hostname() + ", start over from here.",
+		actions: []pages.Action{{Label: "Start over", URL: here.String()}},
+		cause:   errors.New("no cookie of this flow"),
+	}
+}
+
+// Rounds are weighed: a sign-in that ends where the last one has just ended weighs
+// heavyRound, so that the third is the last. Where the browser had a session of
+// another provider, a page of this host may ask for that one and nothing was lost:
+// such a round weighs less, but does not go on for ever either.
+const (
+	heavyRound = signin.MaxRound / maxRounds
+	lightRound = 2
+)
+
+// round is the weight of the sign-ins of this browser that have ended at this host
+// within a minute, the present one included.
+func (s *Server) round(g *Generation, r *http.Request, before int, idpID string) int {
 	for _, v := range signin.CookieValues(g.cfg.Cookie.Name, r.Header["Cookie"]) {
 		if c, err := g.keys.OpenCredential(v, s.now()); err == nil && c.Kind == signin.KindSession && c.IDPID != idpID {
-			return 0
+			return before + lightRound
 		}
 	}
-	return round
+	return before + heavyRound
 }
 
 // holds reports whether the browser already has this session's cookie.

@@ -135,7 +135,7 @@ func (s *Server) checkLogout(ctx context.Context, p *idp.Provider, l *idp.Logout
 // logOut does what a logout token says, and marks it as used.
 func (s *Server) logOut(g *Generation, r *http.Request, p *idp.Provider, l *idp.Logout) error {
 	ctx := r.Context()
-	ended, err := s.endAsToken(ctx, g.sessionIDPs(p), l)
+	ended, err := s.endAsToken(ctx, g, g.sessionIDPs(p), l)
 	if err != nil {
 		return logoutStoreDown("end sessions", err)
 	}
@@ -154,7 +154,7 @@ func (s *Server) logOut(g *Generation, r *http.Request, p *idp.Provider, l *idp.
 // none all of the user's that this provider made. Where a sid comes with a sub and
 // nobody has it, it has most likely ended here already, and the user's others have
 // nothing to do with it: but for those of which the provider never told the sid.
-func (s *Server) endAsToken(ctx context.Context, idpIDs []string, l *idp.Logout) (ended int, err error) {
+func (s *Server) endAsToken(ctx context.Context, g *Generation, idpIDs []string, l *idp.Logout) (ended int, err error) {
 	if l.SessionID == "" {
 		for _, id := range idpIDs {
 			n, err := s.store.RevokeUser(ctx, l.UserID, id)
@@ -164,6 +164,11 @@ func (s *Server) endAsToken(ctx context.Context, idpIDs []string, l *idp.Logout)
 			ended += n
 		}
 		return ended, nil
+	}
+	for _, id := range idpIDs {
+		if err := s.markEnded(ctx, g, id, l.SessionID); err != nil {
+			return 0, err
+		}
 	}
 	ended, err = s.endProviderSession(ctx, idpIDs, l.SessionID, l.UserID)
 	if err != nil || ended > 0 || l.UserID == "" {
@@ -185,6 +190,35 @@ func (s *Server) endAsToken(ctx context.Context, idpIDs []string, l *idp.Logout)
 	// An ID token from before buys no new session, though no old one has ended.
 	_, err = s.store.RevokeUser(ctx, l.UserID, noProvider)
 	return ended, known(err)
+}
+
+// endedLife is how long a session of a provider is remembered that has ended there:
+// longer than ID tokens of it are good.
+const endedLife = 24 * time.Hour
+
+// markEnded remembers that a provider's session has ended: what is signed in its name
+// may come later than the news of its end, and buys no session here.
+func (s *Server) markEnded(ctx context.Context, g *Generation, idpID, sid string) error {
+	err := s.store.PutTicket(ctx, &databroker.Ticket{ID: g.keys.Digest("ended", idpID, sid), ExpiresAt: s.now().Add(endedLife)})
+	if errors.Is(err, databroker.ErrConflict) || errors.Is(err, databroker.ErrFull) {
+		return nil // it is known, or there is no room, which must not keep sessions alive
+	}
+	return err
+}
+
+// hasEnded reports whether a provider has said that its session has ended.
+func (s *Server) hasEnded(ctx context.Context, g *Generation, idpID, sid string) (bool, error) {
+	if sid == "" {
+		return false, nil
+	}
+	_, err := s.store.Ticket(ctx, g.keys.Digest("ended", idpID, sid))
+	if errors.Is(err, databroker.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, storeDown("look for ended session", err)
+	}
+	return true, nil
 }
 
 // endProviderSession ends the sessions that a provider knows by sid, if they are the

@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -120,17 +122,34 @@ func (s *Server) programmaticLogin(g *Generation, w http.ResponseWriter, r *http
 	return nil
 }
 
-// programmaticTarget refuses a target whose host the operator has not listed.
+// programmaticTarget accepts a loopback address with any port, which is the program's
+// own machine (RFC 8252, section 7.3), and hosts that the operator has listed, those
+// by https alone: what is sent there are tokens.
 func (g *Generation) programmaticTarget(raw string) (*url.URL, error) {
+	refused := func(message string) (*url.URL, error) { return nil, badRequest("redirect-target", message, errTarget) }
 	u, err := signin.SafeRedirect(raw, func(string) bool { return true })
-	if err == nil && len(raw) <= maxStateTarget {
-		for _, d := range g.cfg.Programs.RedirectDomains {
-			if host := u.Hostname(); host != "" && (strings.EqualFold(d, host) || d == "localhost" && loopback(host)) {
-				return u, nil
-			}
-		}
+	switch {
+	case err != nil || u.Host == "" || !validPort(u.Port()):
+		return refused("The address that the program gave is no web address.")
+	case len(raw) > maxStateTarget:
+		return refused("The address that the program gave is longer than " + strconv.Itoa(maxStateTarget) + " bytes.")
+	case !g.allowsProgram(u.Hostname()):
+		return refused("The address that the program gave is not among those that this site allows (programmatic_redirect_domain_whitelist).")
+	case u.Scheme != "https" && !loopback(u.Hostname()):
+		return refused("The address that the program gave is plain http at another machine, so that others could read what is sent there. It must begin with https.")
 	}
-	return nil, badRequest("redirect-target", "The address that the program gave is not among those that this site allows (programmatic_redirect_domain_whitelist).", errTarget)
+	return u, nil
+}
+
+func (g *Generation) allowsProgram(host string) bool {
+	return slices.ContainsFunc(g.cfg.Programs.RedirectDomains, func(d string) bool {
+		return strings.EqualFold(d, host) || d == "localhost" && loopback(host)
+	})
+}
+
+func validPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return port == "" || err == nil && n > 0
 }
 
 func loopback(host string) bool {
@@ -138,8 +157,9 @@ func loopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// askConsent keeps the session that a program would get if the person agrees, and shows the person who
-// asks for it. It sets no cookie on any route, and does not sign the browser in.
+// askConsent keeps the session that a program would get if the person agrees, and
+// shows the person who asks for it. It sets no cookie on any route, and does not sign
+// the browser in.
 func (s *Server) askConsent(g *Generation, w http.ResponseWriter, r *http.Request, req signInRequest, pending pendingSignIn, who *idp.Identity, asked time.Time) error {
 	session, err := s.record(r, g, req, who, asked)
 	if err != nil {

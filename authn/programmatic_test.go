@@ -234,12 +234,13 @@ func TestProgrammaticTargets(t *testing.T) {
 		byLink, authorize int
 	}{
 		{"http://localhost:1234/", 200, 302}, {"http://127.0.0.1/", 200, 302}, {"http://[::1]:9/", 200, 302}, {"http://127.8.8.8/", 200, 302},
-		{"https://tool.example.net/x", 200, 302}, {"http://tool.example.net/x", 200, 400}, {"https://tool.example.net/x#y", 200, 400},
+		{"https://tool.example.net/x", 200, 302}, {"http://tool.example.net/x", 400, 400}, {"https://tool.example.net/x#y", 200, 400},
 		{"", 404, 400}, {"https://sub.tool.example.net/", 400, 400}, {"https://localhost.evil.example/", 400, 400}, {"https://tool.example.net@evil.example/", 400, 400},
 		{"//localhost/", 400, 400}, {"/x", 400, 400}, {"javascript:alert(1)", 400, 400}, {"ftp://localhost/", 400, 400}, {app, 400, 400},
 		{"http://localhost\\.evil.example", 400, 400}, {"http:localhost", 400, 400}, {"http://localhost\r\nX: y", 400, 400}, {"http://loсalhost/", 400, 400},
 		{"https://evil.example/?http://localhost/", 400, 400}, {"http://localhost/" + strings.Repeat("x", 4000), 400, 400},
 		{"my.app:/done", 400, 400}, {"urn:ietf:wg:oauth:2.0:oob", 400, 400}, {"http://0.0.0.0/", 400, 400}, {"http://2130706433/", 400, 400},
+		{"http://127.0.0.1:65535/", 200, 302}, {"http://127.0.0.1:65536/", 400, 400}, {"http://127.0.0.1:0/", 400, 400}, {"https://tool.example.net:99999/", 400, 400},
 	}
 	for _, tt := range tests {
 		b.get(app+"/.pomerium/api/v1/login?pomerium_redirect_uri="+url.QueryEscape(tt.target)).want(t, tt.byLink)
@@ -250,6 +251,38 @@ func TestProgrammaticTargets(t *testing.T) {
 			if to := p.Header.Get("Location"); tt.authorize != 302 && to != "" {
 				t.Errorf("%s: leads to %s", tt.target, to)
 			}
+		}
+	}
+	for target, why := range map[string]string{
+		"http://tool.example.net/": "plain http at another machine", "https://evil.example/": "programmatic_redirect_domain_whitelist",
+		"http://localhost:99999/": "no web address", "http://localhost/" + strings.Repeat("x", 4000): "longer than 3000 bytes",
+	} {
+		b.get(app+"/.pomerium/api/v1/login?pomerium_redirect_uri="+url.QueryEscape(target)).want(t, http.StatusBadRequest, why)
+		b.get(authorization("redirect_uri", target)).want(t, http.StatusBadRequest, why)
+	}
+}
+
+func TestProgramNames(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	b.stop = func(*url.URL) bool { return true }
+	for name, status := range map[string]int{
+		client: 302, "7": 302, "żółw": 302, "резервная копия": 302, "バックアップ": 302, "संदेश": 302, "ที่เก็บ": 302, "cafe\u0301": 302, "☁\ufe0f sync": 302, "v\u0323\u0302\u0303": 302,
+		// Nothing to be seen.
+		"\u115f": 400, "\u1160": 400, "\u3164": 400, "\uffa0": 400, "\u2800": 400, "\U0001d159": 400, "a\u3164b": 400, "a\u2800b": 400, "a\u034fb": 400, "a\u200bb": 400, "\u00ad": 400, "a\U0001d159b": 400,
+		// Nothing to be read.
+		"!!!": 400, "☁\ufe0f": 400, "\u0301": 400,
+		// What changes the text around it.
+		"a" + strings.Repeat("\u0335", 4): 400, "\u0335a": 400, "\u202eevil": 400, "a\u2066b": 400, "x\u2028y": 400,
+		" x": 400, "x ": 400, "a\xff": 400, "a\u0085b": 400,
+	} {
+		p := b.get(authorization("client_id", name))
+		if p.StatusCode != status {
+			t.Errorf("%+q: authorize: got status %d, want %d", name, p.StatusCode, status)
+		}
+		p = w.call("/oauth2/device_authorization", url.Values{"client_id": {name}})
+		if ok := p.StatusCode == http.StatusOK; ok != (status == 302) {
+			t.Errorf("%+q: device: got status %d", name, p.StatusCode)
 		}
 	}
 }
@@ -412,72 +445,4 @@ func TestProviderRefusesForAProgram(t *testing.T) {
 	w := newWorld(t)
 	w.idp.Change(func(b *idptest.Behaviour) { b.AuthorizeError = "access_denied" })
 	w.browser().get(authorization()).want(t, http.StatusUnauthorized, "Back to the program", html.EscapeString(loopbackURI)+"?error=access_denied")
-}
-
-func TestCodeRedemption(t *testing.T) {
-	w := newWorld(t)
-	code := w.code()
-	for _, tt := range []struct {
-		name   string
-		form   url.Values
-		status int
-		code   string
-	}{
-		{"no verifier", redemption(code, "code_verifier", ""), 400, "invalid_request"},
-		{"another verifier", redemption(code, "code_verifier", verifier+"x"), 400, "invalid_grant"},
-		{"the challenge as verifier", redemption(code, "code_verifier", challengeOf(verifier)), 400, "invalid_grant"},
-		{"another client", redemption(code, "client_id", "other"), 400, "invalid_grant"},
-		{"no client", redemption(code, "client_id", ""), 400, "invalid_request"},
-		{"another redirect URI", redemption(code, "redirect_uri", loopbackURI+"/"), 400, "invalid_grant"},
-		{"another port", redemption(code, "redirect_uri", "http://127.0.0.1:5001/done"), 400, "invalid_grant"},
-		{"no redirect URI", redemption(code, "redirect_uri", ""), 400, "invalid_request"},
-		{"another code", redemption("x" + code), 400, "invalid_grant"},
-		{"no code", redemption(code, "code", ""), 400, "invalid_request"},
-		{"two codes", func() url.Values { f := redemption(code); f.Add("code", "x"); return f }(), 400, "invalid_request"},
-		{"no grant", redemption(code, "grant_type", ""), 400, "invalid_request"},
-		{"another grant", redemption(code, "grant_type", "password"), 400, "unsupported_grant_type"},
-	} {
-		t.Run(tt.name, func(t *testing.T) { w.call("/oauth2/token", tt.form).refused(t, tt.status, tt.code) })
-	}
-	for _, tt := range []struct {
-		name, kind string
-		status     int
-	}{
-		{"JSON", "application/json", 415}, {"no type", "", 415}, {"multipart", "multipart/form-data; boundary=x", 415},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			w.call("/oauth2/token", redemption(code), "Content-Type", tt.kind).refused(t, tt.status, "invalid_request")
-		})
-	}
-	w.call("/oauth2/token", redemption(code, "scope", strings.Repeat("x", 64<<10))).refused(t, http.StatusRequestEntityTooLarge, "invalid_request")
-
-	got := w.call("/oauth2/token", redemption(code)).object(t, http.StatusOK)
-	if !w.accepts("Pomerium " + text(t, got, "access_token")) {
-		t.Fatal("the token is worth nothing")
-	}
-	// A second use ends what the first one gave, but not for who lacks the verifier.
-	w.call("/oauth2/token", redemption(code, "code_verifier", verifier+"x")).refused(t, 400, "invalid_grant")
-	if !w.accepts("Pomerium " + text(t, got, "access_token")) {
-		t.Error("who has the code alone could end the session")
-	}
-	w.call("/oauth2/token", redemption(code)).refused(t, 400, "invalid_grant")
-	if w.accepts("Pomerium " + text(t, got, "access_token")) {
-		t.Error("the session has outlived the second use of its code")
-	}
-
-	late := w.code()
-	w.offset.Store(int64(61 * time.Second))
-	w.call("/oauth2/token", redemption(late)).refused(t, 400, "invalid_grant")
-}
-
-func TestCodeWhoseSessionHasEnded(t *testing.T) {
-	w := newWorld(t)
-	code := w.code()
-	if _, err := w.store.RevokeUser(context.Background(), "user-alice", ""); err != nil {
-		t.Fatal(err)
-	}
-	w.call("/oauth2/token", redemption(code)).refused(t, 400, "invalid_grant")
-	if len(w.sessions()) != 0 {
-		t.Error("a session has come back")
-	}
 }

@@ -255,6 +255,18 @@ func TestRevoke(t *testing.T) {
 	w.store.Heal()
 }
 
+// The session goes on by its refresh token, which must be no good any more.
+func TestRevokeAnExpiredAccessToken(t *testing.T) {
+	w := newWorld(t)
+	access, refresh := w.byCode()
+	w.offset.Store(int64(2 * time.Hour))
+	w.call("/oauth2/revoke", url.Values{"token": {access}}).want(t, http.StatusOK)
+	if n := len(w.sessions()); n != 0 {
+		t.Errorf("%d sessions live on", n)
+	}
+	w.call("/oauth2/token", renewal(refresh)).refused(t, 400, "invalid_grant")
+}
+
 func TestProgramsWithoutTheStore(t *testing.T) {
 	w := newWorld(t)
 	_, refresh := w.byCode()

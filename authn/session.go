@@ -2,9 +2,11 @@ package authn
 
 import (
 	"context"
+	"encoding/base32"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -321,7 +323,7 @@ func sameSite(c config.Cookie) http.SameSite {
 // and for a life. asked is when the provider was asked for it: whoever revokes the
 // user's sessions from then on means this one, too.
 func (s *Server) record(r *http.Request, g *Generation, req signInRequest, who *idp.Identity, asked time.Time) (*databroker.Session, error) {
-	id, err := s.random(18)
+	id, err := s.sessionID()
 	if err != nil {
 		return nil, err
 	}
@@ -341,10 +343,13 @@ func (s *Server) record(r *http.Request, g *Generation, req signInRequest, who *
 		return nil, storeDown("write session", err)
 	}
 	user, err := s.store.User(r.Context(), who.UserID)
+	ended, endedErr := s.hasEnded(r.Context(), g, req.IDPID, who.SessionID)
 	switch {
 	case err != nil && !errors.Is(err, databroker.ErrNotFound):
 		err = storeDown("load user", err)
-	case err == nil && !user.RevokedAt.Before(asked):
+	case endedErr != nil:
+		err = endedErr
+	case ended || err == nil && !user.RevokedAt.Before(asked):
 		err = g.startOver(req, "signed-out-meanwhile", "Your sessions were ended while you signed in.", nil)
 	default:
 		return session, nil
@@ -353,6 +358,16 @@ func (s *Server) record(r *http.Request, g *Generation, req signInRequest, who *
 		return nil, storeDown("delete session", gone)
 	}
 	return nil, err
+}
+
+// sessionID is a new name of a session. People pass it to commands, so it has letters
+// and digits alone.
+func (s *Server) sessionID() (string, error) {
+	b := make([]byte, 16)
+	if _, err := io.ReadFull(s.rand, b); err != nil {
+		return "", fmt.Errorf("read randomness: %w", err)
+	}
+	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(b)), nil
 }
 
 // method is how the session of a sign-in is made (databroker.Origin).

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/countersign/countersign/databroker"
 	"github.com/countersign/countersign/internal/pages"
@@ -48,7 +49,7 @@ func (s *Server) otherSessions(g *Generation, r *http.Request, page *pages.Ident
 			return storeDown("list sessions", err)
 		}
 		for _, session := range all {
-			if session.ID != here[0].ID && s.now().Before(session.ExpiresAt) {
+			if session.ID != here[0].ID && s.now().Before(session.ExpiresAt) && !awaitsConsent(session) {
 				live = append(live, session)
 			}
 		}
@@ -78,6 +79,12 @@ func (s *Server) otherSessions(g *Generation, r *http.Request, page *pages.Ident
 		page.Confirmation = "That session is signed out."
 	}
 	return nil
+}
+
+// awaitsConsent reports whether a session is a program's to whom nothing was given
+// yet.
+func awaitsConsent(session *databroker.Session) bool {
+	return (session.Origin.Method == "program" || session.Origin.Method == "device") && session.RefreshHash == nil
 }
 
 // endSession ends another session of whoever asks, by a button of otherSessions.
@@ -163,6 +170,12 @@ type name struct{ part, name string }
 // client is a User-Agent in a few words, such as "Firefox on Linux". It is what
 // the client said of itself, and proves nothing.
 func client(userAgent string) string {
+	if !strings.Contains(userAgent, "/") {
+		// The name that a program gave itself, and not what a User-Agent looks like.
+		if userAgent != "" && len(userAgent) <= maxClientID && !strings.ContainsFunc(userAgent, func(c rune) bool { return !unicode.IsPrint(c) }) {
+			return userAgent
+		}
+	}
 	// Most browsers claim to be others, too: the first that is found counts.
 	browser := find(userAgent, []name{
 		{"Edg", "Edge"}, {"OPR/", "Opera"}, {"SamsungBrowser/", "Samsung Internet"}, {"Vivaldi/", "Vivaldi"},

@@ -64,8 +64,9 @@ func TestOtherSessions(t *testing.T) {
 	w.put("s-phone", "user-alice")
 	w.put("s-script", "user-alice", func(s *databroker.Session) {
 		s.Origin = databroker.Origin{Method: "device", UserAgent: "curl/8.5.0"}
-		s.CreatedAt = w.now().Add(-2 * time.Hour)
+		s.CreatedAt, s.RefreshHash = w.now().Add(-2*time.Hour), []byte("a digest")
 	})
+	w.put("s-asked", "user-alice", func(s *databroker.Session) { s.Origin.Method = "program" }) // and not answered
 	w.put("s-over", "user-alice", func(s *databroker.Session) { s.ExpiresAt = w.now().Add(-time.Second) })
 	w.put("s-bobs", "user-bob")
 
@@ -267,7 +268,8 @@ func TestClient(t *testing.T) {
 		"Mozilla/5.0":                "Unknown program",
 		"":                           "Unknown program",
 		"\x1b[31mred":                "Unknown program",
-		strings.Repeat("x", 41):      "Unknown program",
+		strings.Repeat("x", 129):     "Unknown program",
+		"backup script (weekly)":     "backup script (weekly)",
 		"<script>alert(1)</script>/": "<script>alert(1)<",
 	} {
 		if got := authn.Client(userAgent); got != want {

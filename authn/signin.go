@@ -97,7 +97,7 @@ func (s *Server) signIn(g *Generation, w http.ResponseWriter, r *http.Request) e
 	if req.IDPID != "" && g.providers.Get(req.IDPID) == nil {
 		return g.startOver(req, "idp-changed", "The way to sign in has changed since this link was made.", nil)
 	}
-	if req.Round >= maxRounds {
+	if req.Round >= heavyRound*maxRounds {
 		return g.notKept(req, s.now())
 	}
 	return s.proceed(g, w, r, req, latest(s.now(), q))
@@ -206,6 +206,10 @@ func (g *Generation) offered() []*idp.Provider {
 }
 
 func (s *Server) goToProvider(g *Generation, w http.ResponseWriter, r *http.Request, req signInRequest) error {
+	provider := g.providers.Get(req.IDPID)
+	if provider == nil {
+		return g.startOver(req, "idp-changed", "The way to sign in has changed since this link was made.", nil)
+	}
 	var secrets [4]string
 	for i, n := range []int{9, 24, 24, 32} {
 		var err error
@@ -228,7 +232,7 @@ func (s *Server) goToProvider(g *Generation, w http.ResponseWriter, r *http.Requ
 	if err != nil {
 		return fmt.Errorf("seal sign-in cookie: %w", err)
 	}
-	to, err := g.providers.Get(req.IDPID).AuthURL(r.Context(), req.authRequest(g.keys.Seal(signin.PurposeProviderState, state, nil), pending))
+	to, err := provider.AuthURL(r.Context(), req.authRequest(g.keys.Seal(signin.PurposeProviderState, state, nil), pending))
 	if err != nil {
 		return providerFailure(err)
 	}
@@ -427,13 +431,19 @@ func (s *Server) again(g *Generation, w http.ResponseWriter, req signInRequest) 
 func (s *Server) retry(g *Generation, w http.ResponseWriter, r *http.Request, req signInRequest, cause error) error {
 	req.Attempt++
 	if req.Attempt >= maxAttempts {
-		return &failure{
+		f := &failure{
 			status: http.StatusBadRequest, code: "sign-in-loop", cause: cause,
 			title:   "Sign-in does not get to its end",
 			message: fmt.Sprintf("It was tried %d times. Each time the browser came back from the identity provider without the cookie that was set for this sign-in.", maxAttempts),
 			remedy:  "Allow cookies for " + g.cfg.AuthenticateURL.Hostname() + ", make sure the address bar shows https, and start over.",
 			actions: g.startOverActions(req),
 		}
+		var last *failure
+		if errors.As(cause, &last) && last.code == codeRefused {
+			f.message = fmt.Sprintf("It was tried %d times. The last time the identity provider refused the code that it had given.", maxAttempts)
+			f.remedy = "Start over. If it happens again, tell the people who run this site: the identity provider's log says why."
+		}
+		return f
 	}
 	return s.proceed(g, w, r, req, s.now())
 }
@@ -454,9 +464,9 @@ func (g *Generation) notKept(req signInRequest, now time.Time) *failure {
 	req.Round = 0
 	return &failure{
 		status: http.StatusBadRequest, code: "session-not-kept",
-		cause:   fmt.Errorf("%d sign-ins ended at %s without a session that counts there", maxRounds, bounded(host, 255)),
+		cause:   fmt.Errorf("sign-ins end at %s without a session that counts there", bounded(host, 255)),
 		title:   "You are signed in, but " + host + " does not take it",
-		message: fmt.Sprintf("You were sent there and back %d times within a minute. Each time the session that was set there was missing, or did not count.", maxRounds),
+		message: fmt.Sprintf("You were sent there and back %d times or more within a minute. Each time the session that was set there was missing, or did not count.", maxRounds),
 		reasons: []string{
 			"Your browser may block the cookies of " + host + ".",
 			"It may hold two sessions, an old one from another setting of cookie_domain and the new one: then neither counts.",

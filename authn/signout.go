@@ -21,9 +21,9 @@ const (
 	signOutPath   = "/.pomerium/sign_out"
 	signedOutPath = "/.pomerium/signed_out"
 
-	// paramSignOut names, by its hash, the session that a signed link ends;
-	// paramEverywhere ends all of the person's, and paramParting is a sealed
-	// parting.
+	// paramSignOut names, by its hash, the session that a signed link ends.
+	// paramEverywhere, in a form of the authenticate host, ends all of the person's,
+	// and paramParting is a sealed parting.
 	paramSignOut    = "pomerium_sign_out"
 	paramEverywhere = "everywhere"
 	paramParting    = "pomerium_parting"
@@ -98,10 +98,7 @@ func (s *Server) signOut(g *Generation, w http.ResponseWriter, r *http.Request) 
 	q := url.Values{}
 	if who != nil && who.session != nil {
 		q.Set(paramSignOut, signOutHash(who.session.ID))
-		if everywhere(r) {
-			q.Set(paramEverywhere, "true")
-		}
-		if err := s.endFor(r, who.session, everywhere(r)); err != nil {
+		if err := s.end(r.Context(), r, who.session); err != nil {
 			return err
 		}
 		sealed, err := s.sealParting(g, signOutPath, partingOf(who.session))
@@ -135,7 +132,7 @@ func (s *Server) authenticateSignOut(g *Generation, w http.ResponseWriter, r *ht
 	if err != nil {
 		return err
 	}
-	all, q, named := everywhere(r), r.URL.Query(), false
+	q, named := r.URL.Query(), false
 	switch {
 	case r.Method == http.MethodPost && !g.sameOrigin(r):
 		return crossSite(g.signOutAction(r))
@@ -146,7 +143,6 @@ func (s *Server) authenticateSignOut(g *Generation, w http.ResponseWriter, r *ht
 		if !signed || len(sessions) > 0 && !named {
 			return s.askSignOut(g, w, r)
 		}
-		all = named && q.Get(paramEverywhere) == "true"
 	}
 
 	// The request is genuine: from here on we may change things.
@@ -155,7 +151,7 @@ func (s *Server) authenticateSignOut(g *Generation, w http.ResponseWriter, r *ht
 		last = s.openParting(g, signOutPath, q.Get(paramParting))
 	}
 	for _, session := range sessions {
-		if err := s.endFor(r, session, all); err != nil {
+		if err := s.endFor(r, session, everywhere(r)); err != nil {
 			return err
 		}
 		if last.IDPID == "" {
@@ -308,8 +304,18 @@ func (g *Generation) signOutAction(r *http.Request) pages.Action {
 
 func (s *Server) askSignOut(g *Generation, w http.ResponseWriter, r *http.Request) error {
 	here := g.signOutAction(r)
-	all := here
-	all.Label, all.Fields = "Sign out everywhere", append(slices.Clone(here.Fields), pages.Detail{Label: paramEverywhere, Value: "true"})
+	// Everywhere is for the authenticate host: here any script of an application could
+	// ask for it.
+	all := pages.Action{Label: "Sign out everywhere", URL: signOutPath}
+	if g.hosts.isAuthenticate(r.Host) {
+		all.Post, all.Fields = true, append(slices.Clone(here.Fields), pages.Detail{Label: paramEverywhere, Value: "true"})
+	} else if g.cfg.AuthenticateURL != nil {
+		there := g.authenticateURL(signOutPath)
+		if to, err := g.afterSignOut(r); err == nil && to != "" {
+			there.RawQuery = url.Values{signin.ParamRedirectURI: {to}}.Encode()
+		}
+		all.URL = there.String()
+	}
 	page := pages.Notice{
 		Title: "Sign out?", Message: "You will be signed out of every application of this site in this browser.",
 		Remedy:    "Signing out everywhere ends your sessions in all other browsers and programs, too.",

@@ -1,6 +1,7 @@
 package authn
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,6 +33,8 @@ type oauthError struct {
 	code, description string
 	// status is that of the table if 0.
 	status int
+	// retry is the Retry-After of a 429 or 503, a few seconds if 0.
+	retry time.Duration
 	// cause is for the log alone.
 	cause error
 }
@@ -87,6 +90,8 @@ func asOAuth(err error) *oauthError {
 		return o
 	case errors.As(err, &f) && f.status < http.StatusInternalServerError:
 		return &oauthError{code: oauthInvalidGrant, description: ascii(f.message), cause: err}
+	case errors.As(err, &f) && f.code == ticketsFull:
+		return &oauthError{code: oauthUnavailable, description: ascii(f.message), retry: f.retry, cause: err}
 	}
 	return &oauthError{code: oauthUnavailable, description: "a part of this service does not answer right now, try again in a few seconds", cause: err}
 }
@@ -110,10 +115,12 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, body any, err er
 	e := asOAuth(err)
 	status, level := e.httpStatus(), slog.LevelInfo
 	h := w.Header()
+	if status >= http.StatusInternalServerError || status == http.StatusTooManyRequests {
+		h.Set("Retry-After", strconv.Itoa(int(cmp.Or(e.retry, providerPause)/time.Second)))
+	}
 	switch {
 	case status >= http.StatusInternalServerError:
 		level = slog.LevelError
-		h.Set("Retry-After", strconv.Itoa(int(providerPause/time.Second)))
 	case e.code == oauthPending || e.code == oauthSlowDown:
 		// A device that waits is no news.
 		level = slog.LevelDebug
@@ -148,18 +155,49 @@ func programForm(r *http.Request) (url.Values, error) {
 	return r.PostForm, nil
 }
 
-// clientID is the name that a program gives itself, bounded and printable, because
+// clientID is the name that a program gives itself, bounded and readable, because
 // the consent page shows it.
 func clientID(form url.Values) (string, error) {
 	id := form.Get("client_id")
 	switch {
 	case id == "":
 		return "", invalid(oauthInvalidRequest, "client_id is missing: send a name for your program, which people are shown")
-	case len(id) > maxClientID, !utf8.ValidString(id), strings.TrimSpace(id) != id,
-		strings.ContainsFunc(id, func(r rune) bool { return !unicode.IsPrint(r) }):
-		return "", invalid(oauthInvalidRequest, "client_id must be at most "+strconv.Itoa(maxClientID)+" printable characters")
+	case len(id) > maxClientID, !utf8.ValidString(id), strings.TrimSpace(id) != id, !readable(id):
+		return "", invalid(oauthInvalidRequest, "client_id must be at most "+strconv.Itoa(maxClientID)+" printable characters, with a letter or a digit among them")
 	}
 	return id, nil
+}
+
+// maxMarks is how many marks may stand on one letter. More of them run over the lines
+// of the page above and below.
+const maxMarks = 3
+
+// readable reports whether people can see a name, and nothing in it that changes how
+// the text around it looks.
+func readable(name string) bool {
+	// A mark at the beginning would be on what stands before the name.
+	seen, marks := false, maxMarks
+	for _, r := range name {
+		switch {
+		case !unicode.IsPrint(r) || invisible(r):
+			return false
+		case unicode.IsMark(r):
+			marks++
+		default:
+			marks = 0
+		}
+		if marks > maxMarks {
+			return false
+		}
+		seen = seen || unicode.IsLetter(r) || unicode.IsDigit(r)
+	}
+	return seen
+}
+
+// invisible reports whether a character that counts as printable shows nothing: the
+// fillers of Hangul among others, the blank of Braille and the musical null notehead.
+func invisible(r rune) bool {
+	return unicode.Is(unicode.Other_Default_Ignorable_Code_Point, r) || r == '\u2800' || r == '\U0001d159'
 }
 
 // tokenAnswer is the answer of RFC 6749, section 5.1, and RFC 8693, section 2.2.1.
@@ -198,7 +236,8 @@ func (s *Server) grant(g *Generation, r *http.Request) (*tokenAnswer, error) {
 	return nil, invalid(oauthUnsupportedGrant, "this service knows "+strings.Join([]string{grantCode, grantRefresh, grantDevice, grantExchange}, ", "))
 }
 
-// firstTokens are those of a program whose person has agreed.
+// firstTokens are those of a program whose person has agreed, or errBegun if they were
+// given before.
 func (s *Server) firstTokens(g *Generation, r *http.Request, sessionID, idpID, client string) (*tokenAnswer, error) {
 	session, err := s.liveSession(r.Context(), g, sessionID, idpID)
 	if err != nil {
@@ -211,8 +250,6 @@ func (s *Server) firstTokens(g *Generation, r *http.Request, sessionID, idpID, c
 	from := databroker.Origin{UserAgent: client, Address: g.address(r)}
 	refresh, err := s.begin(r.Context(), g, session, client, from)
 	switch {
-	case errors.Is(err, errBegun):
-		return nil, invalid(oauthInvalidGrant, "the tokens of this sign-in were given already, start over")
 	case errors.Is(err, databroker.ErrNotFound):
 		return nil, invalid(oauthInvalidGrant, "the sign-in was ended in the meantime, start over")
 	case err != nil:
@@ -229,6 +266,20 @@ func (s *Server) tokens(g *Generation, session *databroker.Session, refresh stri
 		return nil, err
 	}
 	return &tokenAnswer{AccessToken: token, TokenType: "Bearer", ExpiresIn: int64(life / time.Second), RefreshToken: refresh}, nil
+}
+
+const ticketsFull = "tickets-full"
+
+// ticketRefused is storeDown, but where the store is up and holds as many tickets as
+// it may.
+func ticketRefused(operation string, err error) error {
+	if !errors.Is(err, databroker.ErrFull) {
+		return storeDown(operation, err)
+	}
+	f := unavailable(ticketsFull, fmt.Errorf("%s: %w", operation, err))
+	f.message, f.remedy = "Too many programs wait to be signed in right now. Try again in a few minutes.", ""
+	f.retry = time.Minute
+	return f
 }
 
 // takeJSON reads what we wrote into a ticket.

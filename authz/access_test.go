@@ -220,7 +220,7 @@ func TestLapse(t *testing.T) {
 			CreatedAt: now.Add(-age), ExpiresAt: now.Add(14 * time.Hour),
 		})
 		if unused < age {
-			if err := w.store.TouchSessions(ctx, map[string]time.Time{id: now.Add(-unused)}); err != nil {
+			if err := w.store.TouchSessions(ctx, map[string]databroker.Access{id: {At: now.Add(-unused), Gap: time.Minute}}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -329,24 +329,15 @@ func TestUsesKeepASessionFromBecomingIdle(t *testing.T) {
 	w.clock.Advance(14 * time.Minute)
 	in("after a refresh", "app")
 
-	w.clock.Advance(15*time.Minute + time.Second)
-	for range 3 {
-		if r := w.check(call("app", "GET", "/", alice)); r.status != 302 {
-			t.Fatalf("after more than 15 minutes: status %d", r.status)
-		}
-	}
 	t.Run("another replica's use counts", func(t *testing.T) {
-		w.clock.Advance(2 * useResolution)
-		// What is remembered of the session is good, and knows nothing of that use.
-		w.server.identities.contact.Store(w.clock.Now().UnixNano())
-		if r := w.check(call("app", "GET", "/", alice)); r.status != 302 {
-			t.Fatalf("status %d", r.status)
-		}
-		w.clock.Advance(2 * useResolution)
-		if err := w.store.TouchSessions(context.Background(), map[string]time.Time{"alice": w.clock.Now().Add(-time.Minute)}); err != nil {
+		w.clock.Advance(10 * time.Minute)
+		if err := w.store.TouchSessions(context.Background(), map[string]databroker.Access{"alice": {At: w.clock.Now(), Gap: 14 * time.Minute}}); err != nil {
 			t.Fatal(err)
 		}
-		in("used elsewhere a minute ago", "app")
+		w.clock.Advance(10 * time.Minute)
+		// What is remembered of the session is good, and knows nothing of that use.
+		w.server.identities.contact.Store(w.clock.Now().UnixNano())
+		in("used elsewhere ten minutes ago", "app")
 	})
 	t.Run("while it is in use, the store need not be asked", func(t *testing.T) {
 		w.server.identities.contact.Store(w.clock.Now().UnixNano())
@@ -365,4 +356,123 @@ func TestUsesKeepASessionFromBecomingIdle(t *testing.T) {
 		defer w.store.Heal()
 		unavailable(t, "looks idle, and nobody knows", w.check(call("app", "GET", "/", alice)))
 	})
+	for range 3 {
+		if r := w.check(call("app", "GET", "/", alice)); r.status != 302 {
+			t.Fatalf("after more than 15 minutes: status %d", r.status)
+		}
+	}
+}
+
+// newIdle has the route "app", which minds 15 minutes unused, "patient", which minds
+// 2 hours, and two that do not mind, one of them for everybody.
+func newIdle(t *testing.T) *world {
+	return newWorld(t, func(c *config.Config) {
+		routeNamed(c, "app").SessionIdleTimeout, routeNamed(c, "patient").SessionIdleTimeout = 15*time.Minute, 2*time.Hour
+	}, map[string]routeDef{"patient": {appPolicy, true}, "other": {appPolicy, true}, "public": {anyPolicy, true}})
+}
+
+// asksCurrent is asks where what is remembered of sessions is good.
+func (w *world) asksCurrent(route, token string) int {
+	w.t.Helper()
+	w.server.identities.contact.Store(w.clock.Now().UnixNano())
+	return w.asks(route, token)
+}
+
+func TestNoOtherRouteMakesAnIdleSessionFresh(t *testing.T) {
+	for _, other := range []string{"other", "public", "patient"} {
+		t.Run(other, func(t *testing.T) {
+			w := newIdle(t)
+			ctx := context.Background()
+			w.server.identities.records.settle(t)
+			alice := w.session("alice", "alice@example.com", nil)
+			w.clock.Advance(10 * time.Minute)
+			if got := w.asksCurrent("app", alice); got != 200 {
+				t.Fatalf("at first: status %d", got)
+			}
+			w.clock.Advance(time.Hour)
+			if got := w.asksCurrent(other, alice); got != 200 {
+				t.Fatalf("another route, which does not mind: status %d", got)
+			}
+			idle := func(when string) {
+				t.Helper()
+				if got := w.asksCurrent("app", alice); got != 302 {
+					t.Errorf("%s: status %d", when, got)
+				}
+				if got := w.asksCurrent("patient", alice); got != 200 {
+					t.Errorf("%s, on the patient route: status %d", when, got)
+				}
+			}
+			idle("before the store is told")
+			w.clock.Advance(time.Minute)
+			idle("a minute later")
+			if err := w.server.identities.uses.flush(ctx, w.clock.Now(), 0); err != nil {
+				t.Fatal(err)
+			}
+			idle("when the store is told")
+			w.server.identities.forget()
+			idle("when the session is read again")
+			again := New(Config{Store: w.store, Now: w.clock.Now})
+			again.Publish(w.server.published.Load().Generation)
+			w.server = again
+			idle("after a restart")
+			if got := w.asksCurrent("app", w.session("alice2", "alice@example.com", nil)); got != 200 {
+				t.Errorf("signed in again: status %d", got)
+			}
+		})
+	}
+}
+
+// TestWhoeverIsActiveIsNotIdle: each of two servers sees one session in turn, and now
+// and then the store is away.
+func TestWhoeverIsActiveIsNotIdle(t *testing.T) {
+	w := newIdle(t)
+	alice := w.session("alice", "alice@example.com", nil)
+	second := New(Config{Store: w.store, Now: w.clock.Now})
+	second.Publish(w.server.published.Load().Generation)
+	first, servers := w.server, []*Server{w.server, second}
+	tell := func() {
+		for _, s := range servers {
+			_ = s.identities.uses.flush(context.Background(), w.clock.Now(), touchEvery) // it may be away
+		}
+	}
+	use := func(s *Server, route string) {
+		t.Helper()
+		w.server = s
+		defer func() { w.server = first }()
+		if got := w.asksCurrent(route, alice); got != 200 {
+			t.Fatalf("%s, on %s: status %d", w.clock.Now(), route, got)
+		}
+	}
+	for range 8 {
+		for _, s := range servers {
+			for range 3 {
+				w.clock.Advance(4 * time.Minute)
+				use(s, "other")
+				w.clock.Advance(touchEvery + flushEvery)
+				tell()
+			}
+			// 25 minutes have passed on the other server.
+		}
+	}
+	for _, s := range servers {
+		use(s, "app")
+	}
+	for range 12 {
+		w.store.Break(errDown)
+		for range 4 {
+			w.clock.Advance(5 * time.Minute)
+			use(first, "other")
+			tell()
+		}
+		w.store.Heal()
+		tell()
+	}
+	for _, s := range servers {
+		use(s, "app")
+		s.identities.forget()
+		use(s, "app")
+	}
+	if s, err := w.store.Session(t.Context(), "alice"); err != nil || s.LongestGap > 15*time.Minute || s.LongestGap < 5*time.Minute {
+		t.Errorf("the store says %s, %v", s.LongestGap, err)
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/countersign/countersign/internal/signin"
@@ -119,40 +118,36 @@ func (l *lister) ask(ctx context.Context, of shape) (bool, error) {
 		return false, err
 	}
 	defer leave()
-	if l.guesses(j) {
+	if l.unknown(&j.reads) {
 		x, err := j.evaluator.Explain(ctx, &in)
-		return err == nil && (x.Decision.Effect == policy.Allow || l.mayAdmit(j, x)), ctx.Err()
+		return err == nil && (x.Decision.Effect == policy.Allow || l.mayAdmit(x)), ctx.Err()
 	}
 	// A policy that cannot be evaluated lets nobody in, and keeps no other from it.
 	d, err := j.evaluator.Evaluate(ctx, &in)
 	return err == nil && d.Effect == policy.Allow, ctx.Err()
 }
 
-// guesses reports whether the policy looks at something that is not known.
-func (l *lister) guesses(j *judge) bool {
-	return j.reads.AuthTime || l.guessesRequest(j)
-}
-
-func (l *lister) guessesRequest(j *judge) bool {
-	r := &j.reads
-	return r.Certificate || len(r.Headers)+len(r.Query) > 0 || r.IP && !l.address.IsValid()
+// unknown reports whether a policy, or a criterion, looks at something that is not
+// known. When somebody last signed in is not: they can do it again.
+func (l *lister) unknown(r *policy.Reads) bool {
+	return r.AuthTime || r.Certificate || len(r.Headers)+len(r.Query) > 0 || r.IP && !l.address.IsValid()
 }
 
 // mayAdmit reports whether a request could be let in if each criterion about what is
 // not known came out as it likes. That two of them may contradict each other is
 // passed over.
-func (l *lister) mayAdmit(j *judge, x policy.Explanation) bool {
+func (l *lister) mayAdmit(x policy.Explanation) bool {
 	admitted := false
 	for _, rule := range x.Rules {
 		for _, o := range rule.Operators {
 			if len(o.Criteria) == 0 {
 				continue
 			}
-			holds, fails := l.outcomes(j, o)
+			holds, fails := l.outcomes(o)
 			// Whoever is nobody is asked who they are where a criterion that wants to
 			// know is a reason: of an operator that fails, and, turned round, of one
 			// that holds.
-			stranger := slices.ContainsFunc(o.Criteria, func(c policy.ExplainedCriterion) bool { return c.Code == "user-unauthenticated" })
+			stranger := slices.ContainsFunc(o.Criteria, func(c policy.ExplainedCriterion) bool { return c.Code == codeStranger })
 			switch {
 			case rule.Action == "deny" && (!fails || stranger && !inverts(o)), stranger && inverts(o) && !fails:
 				return false
@@ -167,12 +162,13 @@ func (l *lister) mayAdmit(j *judge, x policy.Explanation) bool {
 func inverts(o policy.ExplainedOperator) bool { return o.Operator == "not" || o.Operator == "nor" }
 
 // outcomes are whether an operator can hold and whether it can fail.
-func (l *lister) outcomes(j *judge, o policy.ExplainedOperator) (holds, fails bool) {
+func (l *lister) outcomes(o policy.ExplainedOperator) (holds, fails bool) {
 	all := o.Operator == "and" || o.Operator == "not"
 	holds, fails = all, !all
 	for _, c := range o.Criteria {
-		can := l.unknown(j, c) || c.Holds != inverts(o)
-		cannot := l.unknown(j, c) || c.Holds == inverts(o)
+		unknown := c.Code != codeStranger && l.unknown(&c.Reads)
+		can := unknown || c.Holds != inverts(o)
+		cannot := unknown || c.Holds == inverts(o)
 		if all {
 			holds, fails = holds && can, fails || cannot
 		} else {
@@ -180,28 +176,4 @@ func (l *lister) outcomes(j *judge, o policy.ExplainedOperator) (holds, fails bo
 		}
 	}
 	return holds, fails
-}
-
-// unknown reports whether a criterion may come out either way, by its reason code,
-// which is its name and a result.
-func (l *lister) unknown(j *judge, c policy.ExplainedCriterion) bool {
-	switch c.Code {
-	case "auth-time-unauthorized":
-		return true // until they sign in again
-	case "client-certificate-required", "invalid-client-certificate", "valid-client-certificate":
-		return true
-	}
-	name, _ := strings.CutSuffix(c.Code, "-unauthorized")
-	name, _ = strings.CutSuffix(name, "-ok")
-	switch name {
-	case "header", "query", "user-agent", "client-certificate":
-		return true
-	case "source-ip":
-		return !l.address.IsValid()
-	case "rego":
-		return l.guessesRequest(j)
-	case "record":
-		return strings.Contains(c.Rule, " of client_certificate.fingerprint: ") || !l.address.IsValid() && strings.Contains(c.Rule, " of request.ip: ")
-	}
-	return false
 }

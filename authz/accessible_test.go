@@ -42,6 +42,7 @@ func TestAccessible(t *testing.T) {
 		"another office":          "allow: {and: [{domain: example.com}, {source_ip: 198.51.100.0/24}]}",
 		"a fresh sign-in":         "allow: {and: [{domain: example.com}, {auth_time: {max_age: 5m}}]}",
 		"fresh and elsewhere":     "allow: {and: [{domain: elsewhere.org}, {auth_time: {max_age: 5m}}]}",
+		"fresh alone":             "allow: {or: [{auth_time: {max_age: 5m}}]}",
 		"its own path":            "allow: {and: [{domain: example.com}, {http_path: /app}]}",
 		"another path":            "allow: {and: [{domain: example.com}, {http_path: /else}]}",
 		"to post to":              "allow: {and: [{domain: example.com}, {http_method: POST}]}",
@@ -53,6 +54,7 @@ func TestAccessible(t *testing.T) {
 		"a device":                "allow: {and: [{domain: example.com}, {device: {approved: true}}]}",
 		"rego of people":          "rego: 'allow if input.session.user_id == \"user-alice\"'",
 		"rego of others":          "rego: 'allow if input.session.user_id == \"user-bob\"'",
+		"rego of headers and who": "rego: 'allow if { input.http.headers[\"x-team\"]; input.session.user_id == \"user-bob\" }'",
 		"rego of headers":         "rego: 'allow if input.http.headers[\"x-team\"]'",
 	}
 	defs := map[string]routeDef{}
@@ -84,17 +86,17 @@ func TestAccessible(t *testing.T) {
 		{"a session that has ended", Asker{Kind: signin.KindSession, ID: "gone"}, nobody},
 		{"a session of a provider that no route takes", Asker{Kind: signin.KindSession, ID: "stranger"}, nobody},
 		{"a machine", Asker{Kind: signin.KindServiceAccount, ID: "acct"}, []string{
-			"denied all the same", "denied with a header", "header or elsewhere", "machines", "nor", "not a header", "not staff, by header", "public", "rego of headers",
+			"denied all the same", "denied with a header", "fresh alone", "header or elsewhere", "machines", "nor", "not a header", "not staff, by header", "public", "rego of headers", "rego of headers and who",
 		}},
 		{"a person at the office", Asker{Kind: signin.KindSession, ID: "alice", Address: netip.MustParseAddr("::ffff:192.0.2.7")}, []string{
 			"a browser", "a certificate", "a certificate's record", "a fresh sign-in", "a good certificate", "a record", "an office",
-			"denied with a header", "header and staff", "header or elsewhere", "its own path", "no header", "nor", "not a header", "now",
-			"public", "rego of headers", "rego of people", "staff", "two headers",
+			"denied with a header", "fresh alone", "header and staff", "header or elsewhere", "its own path", "no header", "nor", "not a header", "now",
+			"public", "rego of headers", "rego of headers and who", "rego of people", "staff", "two headers",
 		}},
 		{"a person, who knows where", Asker{Kind: signin.KindSession, ID: "alice"}, []string{
 			"a browser", "a certificate", "a certificate's record", "a fresh sign-in", "a good certificate", "a record", "an office", "another office",
-			"denied with a header", "header and staff", "header or elsewhere", "its own path", "no header", "nor", "not a header", "now",
-			"public", "rego of headers", "rego of people", "staff", "two headers",
+			"denied with a header", "fresh alone", "header and staff", "header or elsewhere", "its own path", "no header", "nor", "not a header", "now",
+			"public", "rego of headers", "rego of headers and who", "rego of people", "staff", "two headers",
 		}},
 	}
 	for _, tt := range tests {

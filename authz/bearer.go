@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -42,10 +44,10 @@ var ErrBearer = errors.New("invalid bearer token")
 // its session is, which is looked up like any session, so that a revocation is felt
 // at once.
 type bearers struct {
-	judge   Bearer
-	good    *cache[string]
-	bad     *cache[badBearer]
-	flights flights[string]
+	judge     Bearer
+	good      *cache[string]
+	bad       *cache[badBearer]
+	inquiries inquiries
 }
 
 // badBearer is why a token was refused, and for how long it is so unasked.
@@ -88,22 +90,37 @@ func (s *Server) bearer(ctx context.Context, t *route, token string, now time.Ti
 		// The session is over. Whether the token buys another is not for us to say.
 		s.bearers.good.drop(key)
 	}
-	id, err := s.bearers.flights.do(ctx, key, func(ctx context.Context) (string, error) { return s.bearers.judge.BearerSession(ctx, b, token) })
+	id, err := s.bearers.inquiries.wait(ctx, b.ID, key, func(ctx context.Context) (string, error) { return s.inquire(ctx, b, key, token) })
 	switch {
 	case errors.Is(err, ErrBearer):
-		return nil, s.refuseBearer(key, bearerReason(err), now), nil
+		return nil, badToken(bearerReason(err)), nil
 	case err != nil:
 		return nil, nil, fmt.Errorf("resolve bearer token: %w", err)
 	}
 	who, err := s.newBearerSession(ctx, t, id, now)
-	switch {
-	case err != nil:
-		return nil, nil, err
-	case who == nil:
-		return nil, s.refuseBearer(key, "its session is over", now), nil
+	if who == nil && err == nil {
+		s.bearers.good.drop(key)
+		return nil, s.refuseBearer(key, "its session is over"), nil
 	}
-	s.bearers.good.put(key, id)
-	return who, nil, nil
+	return who, nil, err
+}
+
+// inquire asks whose a token is, and remembers that for those who ask next.
+func (s *Server) inquire(ctx context.Context, b *config.Bearer, key, token string) (id string, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.LogAttrs(ctx, slog.LevelError, "resolving a bearer token panicked", slog.String("stack", string(debug.Stack())))
+			err = errors.New("panicked")
+		}
+	}()
+	id, err = s.bearers.judge.BearerSession(ctx, b, token)
+	switch {
+	case err == nil:
+		s.bearers.good.put(key, id)
+	case errors.Is(err, ErrBearer):
+		s.refuseBearer(key, bearerReason(err))
+	}
+	return id, err
 }
 
 // newBearerSession is bearerSession for one that may have been made a moment ago.
@@ -127,8 +144,8 @@ func (s *Server) bearerSession(ctx context.Context, t *route, id string, now tim
 	return who, nil
 }
 
-func (s *Server) refuseBearer(key, reason string, now time.Time) *verdict {
-	s.bearers.bad.put(key, badBearer{reason, now.Add(badBearerFor)})
+func (s *Server) refuseBearer(key, reason string) *verdict {
+	s.bearers.bad.put(key, badBearer{reason, s.now().Add(badBearerFor)})
 	return badToken(reason)
 }
 

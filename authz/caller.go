@@ -2,6 +2,7 @@ package authz
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/countersign/countersign/config"
@@ -37,6 +38,9 @@ const (
 	codeBadBearer = "invalid-bearer-token"
 	codeAmbiguous = "ambiguous-credentials"
 )
+
+// codeStranger is that of a criterion that wants to know who asks, where nobody does.
+const codeStranger = "user-unauthenticated"
 
 // access is whose credentials a route takes.
 type access struct {
@@ -92,12 +96,13 @@ func (s *Server) identify(ctx context.Context, g *Generation, t *route, r *reque
 	found := signin.Present(g.cookieName, r.Cookies, r.PomeriumAuthorization, authorization, query)
 	if t.bearer != nil {
 		if token, ok := signin.BearerToken(authorization); ok {
-			if t.bearer.Format == config.BearerJWT && len(found) > 0 {
+			ours := func(p signin.Presented) bool { _, ok := g.credential(r.Host, p.Token, now); return ok }
+			if t.bearer.Format == config.BearerJWT && slices.ContainsFunc(found, ours) {
 				return caller{refusal: ambiguous()}, nil
 			}
 			c.bearer = true
 			c.who, c.refusal, err = s.bearer(ctx, t, token, now)
-			s.use(c.who, now)
+			s.use(ctx, c.who, now)
 			return c, err
 		}
 	}
@@ -111,28 +116,31 @@ func (s *Server) identify(ctx context.Context, g *Generation, t *route, r *reque
 	if c.lapse != (lapse{}) {
 		c.who = nil
 	}
-	s.use(c.who, now)
+	s.use(ctx, c.who, now)
 	return c, nil
 }
 
 func (i *identity) id() string { return i.principal.ID }
 
 // use notes that a session was used, if it is one.
-func (s *Server) use(who *identity, now time.Time) {
+func (s *Server) use(ctx context.Context, who *identity, now time.Time) {
 	if who != nil && who.usage != nil {
-		s.identities.uses.touch(who.usage, now)
+		s.identities.uses.touch(ctx, who.usage, now)
 	}
+}
+
+// credential is what a token of ours says, if it is good on this host.
+func (g *Generation) credential(host, token string, now time.Time) (c signin.Credential, ok bool) {
+	c, err := g.keys.OpenCredential(token, now)
+	return c, err == nil && c.GoodFor(host, g.cookieDomain)
 }
 
 // open returns the live identity that a token of ours names on this host and route,
 // or nil. A session that a bearer token stands for is of no provider, so that none
 // of our tokens names it.
 func (s *Server) open(ctx context.Context, g *Generation, t *route, host, token string, now time.Time) (*identity, error) {
-	c, err := g.keys.OpenCredential(token, now)
-	if err != nil || !c.GoodFor(host, g.cookieDomain) {
-		return nil, nil
-	}
-	if c.Kind == signin.KindSession && !t.takes(c.IDPID) {
+	c, ok := g.credential(host, token, now)
+	if !ok || c.Kind == signin.KindSession && !t.takes(c.IDPID) {
 		return nil, nil
 	}
 	who, err := s.identities.lookup(ctx, c.Kind, c.ID, g.grace)
@@ -150,9 +158,10 @@ func (s *Server) open(ctx context.Context, g *Generation, t *route, host, token 
 	return who, nil
 }
 
-// lapsed says whether a session is too old for the route, or was not used for too
-// long, anywhere. Before that costs somebody a sign-in, the store is asked whether
-// another replica has seen it.
+// lapsed says whether a session is too old for the route, or ever went unused for
+// too long, anywhere: what was away is not made fresh by a use on another route.
+// Before that costs somebody a sign-in, the store is asked whether another replica
+// has seen it.
 func (s *Server) lapsed(ctx context.Context, t *route, who *identity, now time.Time) (lapse, error) {
 	if who.usage == nil {
 		return lapse{}, nil
@@ -160,14 +169,13 @@ func (s *Server) lapsed(ctx context.Context, t *route, who *identity, now time.T
 	if t.lifetime > 0 && now.Sub(who.createdAt) > t.lifetime {
 		return lapse{codeTooOld, t.lifetime, who.principal.ID}, nil
 	}
-	idle := func() bool { return t.idle > 0 && now.Sub(who.usage.last()) > t.idle }
-	if !idle() {
+	if t.idle == 0 || who.usage.unused(now) <= t.idle {
 		return lapse{}, nil
 	}
 	if err := s.identities.uses.reread(ctx, who.usage, now); err != nil {
 		return lapse{}, err
 	}
-	if idle() {
+	if who.usage.unused(now) > t.idle {
 		return lapse{codeIdle, t.idle, who.principal.ID}, nil
 	}
 	return lapse{}, nil

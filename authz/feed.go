@@ -22,11 +22,13 @@ const (
 // Run follows the databroker's change feed until ctx is done, and returns nil
 // then. While it does not run, or cannot reach the store, what is remembered
 // of sessions is used for databroker_outage_grace at most. It also tells the store
-// when sessions were last used, once more before it returns.
+// when sessions were last used, once more before it returns, and ends the questions
+// about bearer tokens that are under way then.
 func (s *Server) Run(ctx context.Context) error {
 	f := feed{store: s.identities.store, identities: s.identities, log: s.log}
 	var group sync.WaitGroup
 	defer group.Wait()
+	defer s.bearers.inquiries.finish()
 	// What it would read before, the feed would have it read again.
 	f.started = sync.OnceFunc(func() { group.Go(func() { s.identities.records.follow(ctx) }) })
 	group.Go(func() { s.identities.uses.follow(ctx, s.now, s.log) })

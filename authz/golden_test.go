@@ -118,6 +118,8 @@ func (w *world) people() naming {
 	n := naming{
 		"alice":   w.session("alice", "alice@example.com", map[string]any{"name": "Alice", "groups": []any{"staff", "eng"}, "dept": "r&d", "auth_time": float64(noon.Unix())}),
 		"mallory": w.session("mallory", "mallory@elsewhere.org", nil),
+		"erin":    w.session("erin", "", map[string]any{"unverified_email": "erin@example.com"}),
+		"frank":   w.session("frank", "", nil),
 		"api":     w.account("acct-1", "api-access", time.Time{}),
 		"carol":   w.session("carol", "carol@example.com", map[string]any{"auth_time": float64(noon.Add(-2 * time.Hour).Unix())}),
 		"dave":    w.session("dave", "dave@example.com", nil),

@@ -209,7 +209,24 @@ func explain(c *ruling, r *request) []string {
 	if len(out) == 0 && c.outcome == Forbidden {
 		out = append(out, "No rule of the policy allows anyone.")
 	}
+	if line := noAddress(c); line != "" {
+		out = append(out, line)
+	}
 	return out
+}
+
+// noAddress says why somebody has no email address, where one was asked for.
+func noAddress(c *ruling) string {
+	if c.who == nil || c.who.principal.ServiceAccount || c.who.principal.Email != "" ||
+		!slices.ContainsFunc(c.verdict.refusals, func(r policy.Reason) bool {
+			return r.Code == "email-unauthorized" || r.Code == "domain-unauthorized"
+		}) {
+		return ""
+	}
+	if unverified, _ := c.who.principal.Claims["unverified_email"].(string); unverified != "" {
+		return headerSafe("Your identity provider has not verified your address, " + bounded(unverified) + ", so it does not count.")
+	}
+	return "Your identity provider gives no email address of yours."
 }
 
 // refused reports whether the policy said no, whatever for, and not only that it
@@ -246,7 +263,7 @@ func codeList(c *ruling) []string {
 	case c.maxAge() > 0:
 		out = append(out, "auth-time-unauthorized")
 	case c.outcome == SignIn:
-		out = append(out, "user-unauthenticated")
+		out = append(out, codeStranger)
 	}
 	return out
 }

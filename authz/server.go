@@ -11,8 +11,8 @@
 // in memory. Only rules in Rego, which may take long, wait for one another.
 //
 // Who asks is decided for each route: one takes the sessions of the providers that
-// it names or that are offered, of no others, and none that is older, or longer out
-// of use, than it says. Such a session is nobody there, and who is asked to sign in
+// it names or that are offered, of no others, and none that is older, or was ever
+// longer out of use, than it says. Such a session is nobody there, and who is asked to sign in
 // for it alone is told why. On a route with a bearer_token_format a provider's token
 // is a session too, good for that setting alone; one that is no good is refused
 // before the policy is asked, and so is one that comes together with a session where

@@ -15,12 +15,12 @@ import (
 type touchStore struct {
 	databroker.Store
 	mu   sync.Mutex
-	told []map[string]time.Time
+	told []map[string]databroker.Access
 	// during is called while it is told, if set.
 	during func()
 }
 
-func (s *touchStore) TouchSessions(ctx context.Context, accessed map[string]time.Time) error {
+func (s *touchStore) TouchSessions(ctx context.Context, accessed map[string]databroker.Access) error {
 	if s.during != nil {
 		s.during()
 	}
@@ -149,11 +149,11 @@ func TestTwoIdentitiesOfASessionShareItsUses(t *testing.T) {
 	// Both are read before either is used, as by two generations of a cache.
 	old, next := uses.of(s), uses.of(s)
 	w.clock.Advance(time.Minute)
-	uses.touch(next, w.clock.Now())
+	uses.touch(t.Context(), next, w.clock.Now())
 	w.clock.Advance(time.Minute)
-	uses.touch(old, w.clock.Now())
-	if got := uses.of(s); got != next || !got.last().Equal(noon.Add(2*time.Minute)) {
-		t.Errorf("the last use is %v", got.last())
+	uses.touch(t.Context(), old, w.clock.Now())
+	if got := uses.of(s); got != next || !got.access().At.Equal(noon.Add(2*time.Minute)) {
+		t.Errorf("the last use is %v", got.access().At)
 	}
 	if err := uses.flush(context.Background(), w.clock.Now(), 0); err != nil || !w.accessed("alice").Equal(noon.Add(2*time.Minute)) {
 		t.Errorf("the store knows %v, %v", w.accessed("alice"), err)
@@ -163,7 +163,7 @@ func TestTwoIdentitiesOfASessionShareItsUses(t *testing.T) {
 func TestUsesAreBounded(t *testing.T) {
 	_, uses, _ := newTouched(t)
 	for i := range maxPending + 100 {
-		uses.touch(uses.of(&databroker.Session{ID: fmt.Sprint(i), CreatedAt: noon}), noon.Add(time.Hour))
+		uses.touch(t.Context(), uses.of(&databroker.Session{ID: fmt.Sprint(i), CreatedAt: noon}), noon.Add(time.Hour))
 	}
 	if len(uses.pending) != maxPending {
 		t.Errorf("%d sessions are pending", len(uses.pending))
@@ -225,5 +225,27 @@ func TestUsesTogether(t *testing.T) {
 	w.check(call("app", "GET", "/", alice))
 	if err := uses.flush(ctx, last, 0); err != nil || !w.accessed("alice").Equal(last) || len(uses.pending) != 0 {
 		t.Errorf("got %v, %v, want %v; %d pending", w.accessed("alice"), err, last, len(uses.pending))
+	}
+}
+
+func TestWhoeverLeavesWhileTheStoreIsAskedHasNotUsedTheSession(t *testing.T) {
+	w, uses, _ := newTouched(t)
+	uses.within(15 * time.Minute)
+	w.session("alice", "alice@example.com", nil)
+	s, err := w.store.Session(t.Context(), "alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := uses.of(s)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	uses.touch(ctx, u, noon.Add(time.Hour))
+	if at := u.access().At; !at.Equal(noon) || len(uses.pending) != 0 {
+		t.Errorf("the last use is %v, %d are pending", at, len(uses.pending))
+	}
+	w.store.Break(errDown)
+	uses.touch(t.Context(), u, noon.Add(time.Hour))
+	if got := u.access(); !got.At.Equal(noon.Add(time.Hour)) || got.Gap != time.Hour {
+		t.Errorf("while the store is down: %+v", got)
 	}
 }

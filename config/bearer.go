@@ -196,6 +196,9 @@ func (l *loader) bearer(s settings, r *Route) {
 	if b.Format == BearerAccessToken && b.Audiences == nil {
 		b.Audiences = commonAudiences(b.IDPs)
 	}
+	if b.Format == BearerIdentityToken {
+		b.Audiences = slices.Compact(slices.Sorted(slices.Values(l.cfg.Programs.Audiences)))
+	}
 	b.ID = b.hash()
 	if l.bearers.known[b.ID] == nil {
 		l.bearers.known[b.ID] = b

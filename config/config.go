@@ -165,8 +165,9 @@ type Bearer struct {
 	ID string
 	// IDPs are the providers whose tokens count; none for jwt.
 	IDPs []*IdentityProvider
-	// Audiences are the idp_access_token_allowed_audiences of the route, or what all
-	// of IDPs agree on; nil for no check.
+	// Audiences are for access tokens the idp_access_token_allowed_audiences of the
+	// route, or what all of IDPs agree on; nil for no check. For identity tokens they
+	// are the programmatic_allowed_audiences, which count beside the client ids.
 	Audiences []string
 	// Issuers are those of identity_providers, for jwt alone.
 	Issuers []*TokenIssuer

@@ -243,6 +243,19 @@ func TestBearerID(t *testing.T) {
 	if id(strings.Replace(manyBearers, "client_secret: s0", "client_secret: s1", 1)) != first {
 		t.Error("the ID follows a secret")
 	}
+	identity := func(audiences string) string {
+		return load(t, audiences+manyBearers, config.LoadOptions{}).Routes[4].Bearer.ID
+	}
+	two := identity("programmatic_allowed_audiences: [p, q]\n")
+	if two == identity("programmatic_allowed_audiences: [p]\n") || two == identity("") {
+		t.Error("the ID does not follow programmatic_allowed_audiences")
+	}
+	if two != identity("programmatic_allowed_audiences: [q, p, q]\n") {
+		t.Error("the ID follows the order of programmatic_allowed_audiences")
+	}
+	if id("programmatic_allowed_audiences: [p]\n"+manyBearers) != first {
+		t.Error("the ID of other formats follows programmatic_allowed_audiences")
+	}
 	provider := func(yaml string) string { return load(t, yaml, config.LoadOptions{}).Routes[2].Bearer.ID }
 	if provider(manyBearers) == provider(strings.Replace(manyBearers, "client_id: app", "client_id: other", 1)) {
 		t.Error("the ID does not follow the provider")

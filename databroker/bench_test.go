@@ -73,11 +73,11 @@ func BenchmarkChanges(b *testing.B) {
 func BenchmarkTouchSessions(b *testing.B) {
 	eachStore(b, func(b *testing.B, s databroker.Store) {
 		const n = 5000
-		accessed := make(map[string]time.Time, n)
+		accessed := make(map[string]databroker.Access, n)
 		for i := range n {
 			id := fmt.Sprint(i)
 			put(b, s, benchSession(id))
-			accessed[id] = time.Time{}
+			accessed[id] = databroker.Access{}
 		}
 		stop := make(chan struct{})
 		var slowest time.Duration
@@ -100,7 +100,7 @@ func BenchmarkTouchSessions(b *testing.B) {
 		for b.Loop() {
 			at = at.Add(time.Second)
 			for id := range accessed {
-				accessed[id] = at
+				accessed[id] = databroker.Access{At: at}
 			}
 			if err := s.TouchSessions(b.Context(), accessed); err != nil {
 				b.Fatal(err)

@@ -3,6 +3,7 @@ package databroker
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -41,6 +42,15 @@ func instant(t time.Time) time.Time {
 		return time.Time{}
 	}
 	return time.UnixMicro(t.UnixMicro()).UTC()
+}
+
+// gap returns Gap as every back end takes it, the longest there is if it is not
+// known.
+func (a Access) gap() time.Duration {
+	if a.Gap <= 0 {
+		return math.MaxInt64
+	}
+	return a.Gap.Truncate(time.Microsecond)
 }
 
 // encodeDevices returns nil for no devices.

@@ -72,8 +72,22 @@ type Session struct {
 	// whoever calls TouchSessions, zero if nobody has said. The PutSession that
 	// creates a session sets it, any other leaves it as it is.
 	AccessedAt time.Time
+	// LongestGap is the longest time between two uses since CreatedAt, which counts
+	// as one, to within the interval of TouchSessions. The store alone sets it:
+	// PutSession leaves it as it is, and 0 in a new session.
+	LongestGap time.Duration
 	// ExpiresAt is never zero: a session that does not expire is refused.
 	ExpiresAt time.Time
+}
+
+// Access is what is known of the use of a session.
+type Access struct {
+	// At is when it was last used.
+	At time.Time
+	// Gap is the longest time without a use that was seen until then, 0 if that is
+	// not known: none can be taken for longer than At is after the AccessedAt that
+	// the store has, and all of that is then taken for one.
+	Gap time.Duration
 }
 
 // Origin says how a session was made.
@@ -211,10 +225,10 @@ type Store interface {
 	// RevokedAt once more when PutSession has returned.
 	RevokeUser(ctx context.Context, userID, idpID string) (ended int, err error)
 	// TouchSessions sets AccessedAt of each session to the time given unless it
-	// is later already, thousands of them at little cost. It is no change:
-	// versions stay and the feed is silent. Ids of sessions that are gone are
-	// passed over.
-	TouchSessions(ctx context.Context, accessed map[string]time.Time) error
+	// is later already, and LongestGap to the longest gap up to then, thousands of
+	// them at little cost. It is no change: versions stay and the feed is silent.
+	// Ids of sessions that are gone are passed over.
+	TouchSessions(ctx context.Context, accessed map[string]Access) error
 
 	// User returns the user with this id, or ErrNotFound.
 	User(ctx context.Context, id string) (*User, error)

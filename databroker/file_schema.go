@@ -89,7 +89,8 @@ ALTER TABLE users ADD COLUMN revoked_at INTEGER;
 
 CREATE TABLE accesses (
 	session_id  TEXT PRIMARY KEY,
-	accessed_at INTEGER NOT NULL
+	accessed_at INTEGER NOT NULL,
+	longest_gap INTEGER NOT NULL -- microseconds
 ) STRICT, WITHOUT ROWID;
 CREATE TRIGGER access_ends AFTER DELETE ON sessions BEGIN
 	DELETE FROM accesses WHERE session_id = old.id;

@@ -12,8 +12,8 @@ const (
 	sessionFields = `version, user_id, idp_id, claims, tokens, devices, provider_session_id,
 		origin_method, origin_user_agent, origin_address, refresh_hash, prior_refresh_hash, rotated_at,
 		created_at, refreshed_at, expires_at`
-	sessionColumns = `SELECT id, ` + sessionFields + `,
-		(SELECT accessed_at FROM accesses WHERE session_id = sessions.id) FROM sessions`
+	sessionColumns = `SELECT id, ` + sessionFields + `, accessed_at, longest_gap
+		FROM sessions LEFT JOIN accesses ON session_id = id`
 	insertSession = `INSERT INTO sessions (` + sessionFields + `, id)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`
 	updateSession = `UPDATE sessions SET (` + sessionFields + `)
@@ -22,8 +22,13 @@ const (
 	providerSessions = sessionColumns +
 		` WHERE idp_id = ? AND provider_session_id = ? AND provider_session_id <> ''` + oldestFirst
 	deleteSession = `DELETE FROM sessions WHERE id = ?`
-	touchSession  = `INSERT INTO accesses (accessed_at, session_id) SELECT ?, id FROM sessions WHERE id = ?
-		ON CONFLICT DO UPDATE SET accessed_at = excluded.accessed_at WHERE excluded.accessed_at > accessed_at`
+	newAccess     = `INSERT INTO accesses (session_id, accessed_at, longest_gap) VALUES (?, ?, 0)`
+	touchSession  = `INSERT INTO accesses (session_id, accessed_at, longest_gap)
+			SELECT id, ?2, max(0, min(?3, ?2 - coalesce(created_at, ?2))) FROM sessions WHERE id = ?1
+		ON CONFLICT DO UPDATE SET
+			accessed_at = excluded.accessed_at,
+			longest_gap = max(longest_gap, min(?3, excluded.accessed_at - accessed_at))
+			WHERE excluded.accessed_at > accessed_at`
 )
 
 // Session implements Store.
@@ -59,7 +64,7 @@ func (f *File) PutSession(ctx context.Context, s *Session) error {
 		if err != nil || held.Version != 0 || held.AccessedAt.IsZero() {
 			return err
 		}
-		_, err = w.exec(touchSession, stored(held.AccessedAt), held.ID)
+		_, err = w.exec(newAccess, held.ID, stored(held.AccessedAt))
 		return err
 	})
 	if err == nil {
@@ -137,18 +142,18 @@ func (f *File) RevokeUser(ctx context.Context, userID, idpID string) (ended int,
 }
 
 // TouchSessions implements Store.
-func (f *File) TouchSessions(ctx context.Context, accessed map[string]time.Time) error {
+func (f *File) TouchSessions(ctx context.Context, accessed map[string]Access) error {
 	return f.write(ctx, "touch sessions", func(w *writing) (err error) {
 		touch, err := w.tx.PrepareContext(w.ctx, touchSession)
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, touch.Close()) }()
-		for id, at := range accessed {
-			if at.IsZero() {
+		for id, a := range accessed {
+			if a.At.IsZero() {
 				continue
 			}
-			if _, err := touch.ExecContext(w.ctx, stored(at), id); err != nil {
+			if _, err := touch.ExecContext(w.ctx, id, stored(a.At), a.gap().Microseconds()); err != nil {
 				return err
 			}
 		}
@@ -159,15 +164,16 @@ func (f *File) TouchSessions(ctx context.Context, accessed map[string]time.Time)
 func (f *File) scanSession(row scanner) (*Session, error) {
 	var s Session
 	var claims, tokens, devices []byte
-	var rotated, created, refreshed, accessed, expires sql.NullInt64
+	var rotated, created, refreshed, accessed, gap, expires sql.NullInt64
 	err := row.Scan(&s.ID, &s.Version, &s.UserID, &s.IDPID, &claims, &tokens, &devices, &s.ProviderSessionID,
 		&s.Origin.Method, &s.Origin.UserAgent, &s.Origin.Address, &s.RefreshHash, &s.PriorRefreshHash,
-		&rotated, &created, &refreshed, &expires, &accessed)
+		&rotated, &created, &refreshed, &expires, &accessed, &gap)
 	if err != nil {
 		return nil, err
 	}
 	s.RotatedAt, s.CreatedAt, s.RefreshedAt = loaded(rotated), loaded(created), loaded(refreshed)
 	s.AccessedAt, s.ExpiresAt = loaded(accessed), loaded(expires)
+	s.LongestGap = time.Duration(gap.Int64) * time.Microsecond
 	if s.Claims, err = decodeClaims(claims); err != nil {
 		return nil, err
 	}

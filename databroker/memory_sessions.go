@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 )
 
 // Session implements Store.
@@ -36,6 +35,7 @@ func (m *Memory) PutSession(ctx context.Context, s *Session) error {
 		if exists {
 			held.AccessedAt = was.AccessedAt
 		}
+		held.LongestGap = was.LongestGap
 		held.Version = m.record(KindSession, s.ID, false)
 		m.sessions[s.ID] = held
 		s.Version = held.Version
@@ -145,14 +145,26 @@ func (m *Memory) markRevoked(id string) (known bool) {
 }
 
 // TouchSessions implements Store.
-func (m *Memory) TouchSessions(ctx context.Context, accessed map[string]time.Time) error {
+func (m *Memory) TouchSessions(ctx context.Context, accessed map[string]Access) error {
 	return m.write(ctx, "touch sessions", func() error {
-		for id, at := range accessed {
-			if held, ok := m.sessions[id]; ok && instant(at).After(held.AccessedAt) {
-				held.AccessedAt = instant(at)
+		for id, a := range accessed {
+			if held, ok := m.sessions[id]; ok && instant(a.At).After(held.AccessedAt) {
+				held.touch(a)
 				m.sessions[id] = held
 			}
 		}
 		return nil
 	})
+}
+
+// touch notes a use later than AccessedAt.
+func (h *heldSession) touch(a Access) {
+	at, before := instant(a.At), h.AccessedAt
+	if before.IsZero() {
+		before = h.CreatedAt
+	}
+	if !before.IsZero() {
+		h.LongestGap = max(h.LongestGap, min(a.gap(), at.Sub(before)))
+	}
+	h.AccessedAt = at
 }

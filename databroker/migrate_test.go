@@ -110,8 +110,13 @@ func writeNews(t *testing.T, f *databroker.File, session *databroker.Session, us
 	session.ProviderSessionID, session.RefreshHash = "sid", []byte("hash")
 	session.Origin = databroker.Origin{Method: "program", UserAgent: "Agent/1.0", Address: "192.0.2.1"}
 	put(t, f, session)
+	before := session.AccessedAt
+	if before.IsZero() {
+		before = session.CreatedAt
+	}
 	session.AccessedAt = session.CreatedAt.Add(time.Duration(last) * time.Hour)
-	if err := f.TouchSessions(t.Context(), map[string]time.Time{session.ID: session.AccessedAt}); err != nil {
+	session.LongestGap = max(session.LongestGap, session.AccessedAt.Sub(before))
+	if err := f.TouchSessions(t.Context(), map[string]databroker.Access{session.ID: {At: session.AccessedAt}}); err != nil {
 		t.Fatal(err)
 	}
 	wantSame(t, "sessions by sid", orError(f.ProviderSessions(t.Context(), session.IDPID, "sid")), []*databroker.Session{session})

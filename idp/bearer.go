@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/countersign/countersign/databroker"
@@ -40,6 +41,20 @@ func (p *Provider) VerifyIDToken(ctx context.Context, raw string, audiences []st
 func (t *jwt) checkBroughtIDToken(clients []string) error {
 	if _, ok := t.claims["azp"]; !ok && len(t.audience) > 1 {
 		return errors.New("it is for several clients, but lacks azp, which says which of them it was given to")
+	}
+	// Access tokens that do not say so in typ say at least what they may be used for,
+	// or by which client.
+	for _, name := range []string{"scope", "scp"} {
+		if _, ok := t.claims[name]; ok {
+			return fmt.Errorf("it is an access token: it has %s", name)
+		}
+	}
+	for _, name := range []string{"client_id", "cid", "appid"} {
+		if id, ok := t.claims[name]; ok {
+			if text, _ := id.(string); !slices.Contains(clients, text) {
+				return fmt.Errorf("its %s is another client", name)
+			}
+		}
 	}
 	return t.checkIDToken(clients)
 }
@@ -87,23 +102,6 @@ func (p *Provider) verifyOpaque(ctx context.Context, d *discovered, raw string, 
 	}
 	subject, _ := claims["sub"].(string)
 	return p.identity(d, &jwt{subject: subject, claims: claims}, nil, databroker.Tokens{})
-}
-
-// lookUp asks the provider whose an access token is. Anybody may bring one, so it
-// is not asked about too many at once.
-func (p *Provider) lookUp(ctx context.Context, d *discovered, access, subject string) (map[string]any, error) {
-	ctx, cancel := context.WithTimeout(ctx, documentWait)
-	defer cancel()
-	select {
-	case p.lookups <- struct{}{}:
-		defer func() { <-p.lookups }()
-	case <-ctx.Done():
-		return nil, failed(Unavailable, "too many tokens are being asked about")
-	}
-	if p.kind.profile != nil {
-		return p.kind.profile(p, ctx, access)
-	}
-	return p.userinfo(ctx, d, access, subject)
 }
 
 // verifyJWT follows RFC 9068, section 4, but for typ, which many issuers leave at
@@ -161,10 +159,11 @@ func (t *jwt) looksLikeAccess() bool {
 	if t.claims["token_use"] == "id" {
 		return false
 	}
-	for _, name := range []string{"scope", "scp", "client_id", "cid", "roles"} {
-		if _, ok := t.claims[name]; ok {
-			return true
-		}
+	has := func(name string) bool { return t.claims[name] != nil }
+	// azure's access tokens for programs have roles in the place of a scope; its ID
+	// tokens have them, too.
+	if slices.ContainsFunc([]string{"scope", "scp", "client_id", "cid"}, has) || has("roles") && (has("appid") || has("azpacr")) {
+		return true
 	}
 	return t.claims["typ"] == "Bearer"
 }

@@ -65,6 +65,14 @@ func TestVerifyIDToken(t *testing.T) {
 		{"a logout token", idptest.ClientID, set("events", map[string]any{"http://schemas.openid.net/event/backchannel-logout": map[string]any{}}), nil, idp.Invalid, "event"},
 		{"keycloak's access token", idptest.ClientID, set("typ", "Bearer"), nil, idp.Invalid, "typ"},
 		{"keycloak's ID token", idptest.ClientID, set("typ", "ID"), nil, fine, ""},
+		{"an access token that says what for", idptest.ClientID, set("scope", "read"), nil, idp.Invalid, "it is an access token"},
+		{"azure's access token", idptest.ClientID, set("scp", "api.read"), nil, idp.Invalid, "it is an access token"},
+		{"an access token of another client", idptest.ClientID, set("client_id", "x"), nil, idp.Invalid, "its client_id is another client"},
+		{"okta's access token of another client", idptest.ClientID, set("cid", "x"), nil, idp.Invalid, "its cid is another client"},
+		{"azure's access token of another program", idptest.ClientID, set("appid", "x"), nil, idp.Invalid, "its appid is another client"},
+		{"ours, of a client that is no text", idptest.ClientID, set("client_id", []string{idptest.ClientID}), nil, idp.Invalid, "its client_id is another client"},
+		{"ours, which says so twice", idptest.ClientID, set("client_id", idptest.ClientID), nil, fine, ""},
+		{"of a listed program, which says so twice", idptest.PublicClientID, set("client_id", idptest.PublicClientID), programs, fine, ""},
 		{"claims named almost so", idptest.ClientID, func(c map[string]any) { c["ISS"], c["Aud"], c["iss"] = c["iss"], c["aud"], "https://evil.example" }, nil, idp.Invalid, "its issuer is"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -171,6 +179,15 @@ func TestVerifyAccessToken(t *testing.T) {
 			return p.IDToken("user-alice", "api", set("token_use", "id"), set("client_id", "api"))
 		}, api, idp.Invalid, "ID token"},
 		{"keycloak's access token", func(p *idptest.Provider) string { return p.IDToken("user-alice", "api", set("typ", "Bearer")) }, api, fine, ""},
+		{"an ID token with roles", func(p *idptest.Provider) string {
+			return p.IDToken("user-alice", "api", set("roles", []string{"reader"}))
+		}, api, idp.Invalid, "ID token"},
+		{"azure's access token of a program", func(p *idptest.Provider) string {
+			return p.IDToken("user-alice", "api", set("roles", []string{"reader"}), set("azpacr", "1"))
+		}, api, fine, ""},
+		{"azure's first access token of a program", func(p *idptest.Provider) string {
+			return p.IDToken("user-alice", "api", set("roles", []string{"reader"}), set("appid", "x"))
+		}, api, fine, ""},
 		{"an ID token", func(p *idptest.Provider) string {
 			return p.IDToken("user-alice", "api", set("nonce", "x"), set("scope", "x"))
 		}, api, idp.Invalid, "ID token"},

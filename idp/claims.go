@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"strings"
 	"time"
 )
 
@@ -37,14 +38,8 @@ func settleAuthTime(claims map[string]any, issued, asked, now time.Time) {
 // person is what an ID token and userinfo, either of which may be nil, say
 // together. Shared is that anybody's tenant may have issued them.
 func (k *kind) person(token, info map[string]any, shared bool) (map[string]any, error) {
-	claims := map[string]any{}
-	maps.Copy(claims, token)
-	merge(claims, info)
-	for from, to := range k.renames {
-		if _, there := claims[to]; !there && claims[from] != nil {
-			claims[to] = claims[from]
-		}
-	}
+	claims := k.renamed(token)
+	merge(claims, k.renamed(info))
 	if shared && !ownsDomain(claims) {
 		claims["email_verified"] = false
 	}
@@ -53,6 +48,18 @@ func (k *kind) person(token, info map[string]any, shared bool) (map[string]any, 
 		return nil, errors.New("claims are larger than 256 KiB")
 	}
 	return claims, nil
+}
+
+// renamed is a copy of claims with our names for those that the kind has others for.
+func (k *kind) renamed(claims map[string]any) map[string]any {
+	renamed := map[string]any{}
+	maps.Copy(renamed, claims)
+	for from, to := range k.renames {
+		if _, there := renamed[to]; !there && renamed[from] != nil {
+			renamed[to] = renamed[from]
+		}
+	}
+	return renamed
 }
 
 // ownsDomain reports whether a tenant has proved that the domain of an address is
@@ -70,17 +77,23 @@ func ownsDomain(claims map[string]any) bool {
 	return false
 }
 
-// merge adds the claims of userinfo, but for those about the sign-in. A newer email
-// takes the older one's verification away unless it brings its own.
+// merge adds the claims of userinfo. What a token says of its address holds of no
+// other: where it has verified one, another is unverified unless it brings its own
+// verification.
 func merge(claims, more map[string]any) {
-	more = maps.Clone(more)
-	for _, k := range aboutSignIn() {
-		delete(more, k)
-	}
-	if email, ok := more["email"]; ok && email != claims["email"] {
-		delete(claims, "email_verified")
+	if email, ok := more["email"]; ok && !sameAddress(email, claims["email"]) {
+		if _, said := claims["email_verified"]; said {
+			claims["email_verified"] = false
+		}
+		delete(claims, "xms_edov")
 	}
 	maps.Copy(claims, more)
+}
+
+func sameAddress(a, b any) bool {
+	one, ok := a.(string)
+	other, alike := b.(string)
+	return ok && alike && strings.EqualFold(one, other)
 }
 
 // keep drops the claims that are about the token, not about the person.
@@ -110,7 +123,7 @@ func keep(claims map[string]any) map[string]any {
 // sessionID is the sid, "" if there is none that can be meant.
 func sessionID(claims map[string]any) string {
 	sid, _ := claims["sid"].(string)
-	if len(sid) > maxSessionID {
+	if len(sid) > maxSessionID || strings.ContainsRune(sid, 0) {
 		return ""
 	}
 	return sid

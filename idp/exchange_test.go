@@ -68,6 +68,8 @@ var misbehaviours = []struct {
 	{"no email", func(b *idptest.Behaviour) { delete(b.Claims, "email") }, fine, ""},
 	{"email_verified is false", func(b *idptest.Behaviour) { b.Claims["email_verified"] = false }, fine, ""},
 	{"1,000 groups", func(b *idptest.Behaviour) { b.Claims["groups"] = idptest.Groups(1000) }, fine, ""},
+	{"subject with a NUL", func(b *idptest.Behaviour) { b.Subject = "a\x00b" }, idp.Unusable, "NUL"},
+	{"subject that is half a character", func(b *idptest.Behaviour) { b.Subject = "a\xffb" }, idp.Unusable, "no UTF-8"},
 	{"id_token of 40 KB", func(b *idptest.Behaviour) { b.Claims["x"] = strings.Repeat("x", 30<<10) }, fine, ""},
 }
 
@@ -113,6 +115,10 @@ func TestWhatComesOfMisbehaviour(t *testing.T) {
 	who = signIn(t, func(b *idptest.Behaviour) { b.Claims["x"] = strings.Repeat("x", 30<<10) })
 	if len(who.Tokens.IDToken) < 40<<10 {
 		t.Errorf("got an ID token of %d bytes", len(who.Tokens.IDToken))
+	}
+	who = signIn(t, func(b *idptest.Behaviour) { b.SessionID = "a\x00b" })
+	if who.SessionID != "" {
+		t.Errorf("got the session id %q, which no store keeps", who.SessionID)
 	}
 }
 

@@ -120,7 +120,7 @@ func NewSet(c Config, cfg *config.Config, before *Set) *Set {
 	if cfg.AuthenticateURL == nil {
 		return s
 	}
-	callback := cfg.AuthenticateURL.JoinPath(CallbackPath).String()
+	callback, taken := cfg.AuthenticateURL.JoinPath(CallbackPath).String(), takenNames(cfg)
 	for _, settings := range cfg.IDPs {
 		if len(settings.Missing()) > 0 {
 			continue
@@ -130,6 +130,7 @@ func NewSet(c Config, cfg *config.Config, before *Set) *Set {
 		if p == nil || !p.serves(settings, callback) {
 			p = newProvider(n, settings, callback)
 		}
+		p.taken.Store(&taken)
 		s.byID[id] = p
 		s.listed = append(s.listed, p)
 	}

@@ -126,8 +126,12 @@ func (s *Issuers) verify(ctx context.Context, settings *config.TokenIssuer, raw 
 	if err != nil {
 		return nil, err
 	}
+	userID, err := userIDOf(settings.Name, t.subject)
+	if err != nil {
+		return nil, err
+	}
 	return &Identity{
-		Subject: t.subject, UserID: settings.Name + "/" + t.subject, SessionID: sessionID(t.claims),
+		Subject: t.subject, UserID: userID, SessionID: sessionID(t.claims),
 		Claims: claims, IssuedAt: t.issuedAt, ExpiresAt: t.expires,
 	}, nil
 }

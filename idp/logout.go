@@ -66,7 +66,9 @@ func (p *Provider) logoutOf(t *jwt) (*Logout, error) {
 	}
 	out.ExpiresAt = out.ExpiresAt.Add(leeway)
 	if subject, err := p.subject(t); err == nil && subject != "" {
-		out.UserID = p.userID(subject)
+		if out.UserID, err = p.userID(subject); err != nil {
+			return nil, err
+		}
 	}
 	if out.UserID == "" && out.SessionID == "" {
 		return nil, errors.New("it names neither a person nor a session")

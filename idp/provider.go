@@ -18,8 +18,8 @@ import (
 	"github.com/countersign/countersign/databroker"
 )
 
-// maxLookups is how many tokens that anybody brought may be asked about at once.
-const maxLookups = 32
+// maxKept is how long an ID token can be that the databroker keeps.
+const maxKept = 64 << 10
 
 // Provider is one client of ours at one identity provider.
 type Provider struct {
@@ -30,14 +30,16 @@ type Provider struct {
 	// discovery is nil for kinds that have none: known is all that there is.
 	discovery *remote[*discovered]
 	known     *discovered
-	lookups   chan struct{}
+	lookups   *lookups
 
+	// taken are the names of others in the newest configuration.
+	taken atomic.Pointer[map[string]bool]
 	// givesAuthTime is whether an id_token has ever held a usable auth_time.
 	givesAuthTime atomic.Bool
 }
 
 func newProvider(n network, settings *config.IdentityProvider, callback string) *Provider {
-	p := &Provider{network: n, settings: settings, kind: kindNamed(settings.Provider), callback: callback, lookups: make(chan struct{}, maxLookups)}
+	p := &Provider{network: n, settings: settings, kind: kindNamed(settings.Provider), callback: callback, lookups: newLookups()}
 	if p.kind.profile != nil {
 		p.known = githubEndpoints(settings.URL)
 		return p
@@ -184,11 +186,14 @@ func (p *Provider) signedInPlainly(ctx context.Context, tokens databroker.Tokens
 
 func (p *Provider) plainIdentity(claims map[string]any, tokens databroker.Tokens) (*Identity, error) {
 	subject, _ := claims["sub"].(string)
-	claims, err := p.kind.person(nil, claims, false)
+	userID, err := p.userID(subject)
 	if err != nil {
 		return nil, &Error{Unusable, err}
 	}
-	return &Identity{Subject: subject, UserID: p.userID(subject), Claims: claims, Tokens: tokens}, nil
+	if claims, err = p.kind.person(nil, claims, false); err != nil {
+		return nil, &Error{Unusable, err}
+	}
+	return &Identity{Subject: subject, UserID: userID, Claims: claims, Tokens: tokens}, nil
 }
 
 // identity is who an ID token, and userinfo where there is one, speak of.
@@ -197,38 +202,22 @@ func (p *Provider) identity(d *discovered, t *jwt, info map[string]any, tokens d
 	if err != nil {
 		return nil, &Error{Unusable, err}
 	}
+	userID, err := p.userID(subject)
+	if err != nil {
+		return nil, &Error{Unusable, err}
+	}
 	claims, err := p.kind.person(t.claims, info, d.shared())
 	if err != nil {
 		return nil, &Error{Unusable, err}
 	}
 	return &Identity{
-		Subject: subject, UserID: p.userID(subject), SessionID: sessionID(t.claims), Claims: claims,
+		Subject: subject, UserID: userID, SessionID: sessionID(t.claims), Claims: claims,
 		Tokens: tokens, IssuedAt: t.issuedAt, ExpiresAt: t.expires,
 	}, nil
 }
 
-// subject is what the kind knows a person by.
-func (p *Provider) subject(t *jwt) (string, error) {
-	if p.kind.subject == "" {
-		return t.subject, nil
-	}
-	subject, _ := t.claims[p.kind.subject].(string)
-	if subject == "" || len(subject) > maxSubject {
-		return "", fmt.Errorf("it has no %s, by which people are known here: ask for the scope profile", p.kind.subject)
-	}
-	return subject, nil
-}
-
-// userID is who a subject of this provider is to us.
-func (p *Provider) userID(subject string) string {
-	if p.settings.Name == "" {
-		return subject
-	}
-	return p.settings.Name + "/" + subject
-}
-
 // ownIDToken verifies the ID token that the provider has just given us, and notes
-// when it expires.
+// when it expires. One that is too long to be kept is taken out of the tokens.
 func (p *Provider) ownIDToken(ctx context.Context, d *discovered, tokens *databroker.Tokens) (*jwt, error) {
 	if tokens.IDToken == "" {
 		return nil, failed(Unusable, "answer has no id_token")
@@ -243,12 +232,14 @@ func (p *Provider) ownIDToken(ctx context.Context, d *discovered, tokens *databr
 	if err != nil {
 		return nil, failed(kindOfFailure(err), "verify id_token: %w", err)
 	}
-	tokens.IDTokenExpiresAt = t.expires
+	if tokens.IDTokenExpiresAt = t.expires; len(tokens.IDToken) > maxKept {
+		tokens.IDToken, tokens.IDTokenExpiresAt = "", time.Time{}
+	}
 	return t, nil
 }
 
 // userinfo returns the claims of the userinfo endpoint, which must be about the
-// subject.
+// subject, but for those that it cannot know.
 func (p *Provider) userinfo(ctx context.Context, d *discovered, access, subject string) (map[string]any, error) {
 	body, mediaType, err := p.get(ctx, d.UserInfo, access)
 	if err != nil {
@@ -267,6 +258,9 @@ func (p *Provider) userinfo(ctx context.Context, d *discovered, access, subject 
 	}
 	if t.subject == "" || subject != "" && t.subject != subject {
 		return nil, fmt.Errorf("%w: it is about another subject", errStranger)
+	}
+	for _, name := range aboutSignIn() {
+		delete(t.claims, name)
 	}
 	return t.claims, nil
 }

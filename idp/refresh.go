@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"strings"
+	"time"
 
 	"golang.org/x/oauth2"
 
@@ -15,8 +16,9 @@ import (
 // Refresh trades a refresh token for new tokens and claims, userinfo included. The
 // subject must stay the same. What the provider leaves out of its answer (the ID
 // token, the refresh token) is kept as it was, and so are all claims if it gives
-// neither an ID token nor userinfo. Of the sign-in itself the old claims stay:
-// auth_time always, acr and amr unless a new ID token has its own.
+// neither an ID token nor userinfo; but an old ID token has no IDTokenExpiresAt any
+// more, since no refresh is due for its sake. Of the sign-in itself the old claims
+// stay: auth_time always, acr and amr unless a new ID token has its own.
 //
 // The error is Refused only where the provider says that the token is no good. Once
 // the provider has given new tokens there is an error no more, since the old ones
@@ -29,6 +31,9 @@ func (p *Provider) Refresh(ctx context.Context, old *databroker.Session) (*Ident
 	}
 	if old.Tokens.RefreshToken == "" {
 		return nil, failed(Unsupported, "refresh: session has no refresh token")
+	}
+	if _, err := p.userID(p.subjectOf(old.UserID)); err != nil {
+		return nil, failed(Unusable, "refresh: %w", err)
 	}
 	d, err := p.endpoints(ctx)
 	if err != nil {
@@ -51,7 +56,7 @@ func (p *Provider) Refresh(ctx context.Context, old *databroker.Session) (*Ident
 	case errors.Is(err, errStranger):
 		return nil, failed(Unusable, "refresh: %w", err)
 	case err != nil:
-		tokens.IDToken, tokens.IDTokenExpiresAt = old.Tokens.IDToken, old.Tokens.IDTokenExpiresAt
+		tokens.IDToken, tokens.IDTokenExpiresAt = old.Tokens.IDToken, time.Time{}
 		return &Identity{
 			Subject: p.subjectOf(old.UserID), UserID: old.UserID, SessionID: old.ProviderSessionID,
 			Claims: maps.Clone(old.Claims), Tokens: tokens, ClaimsStale: true, StaleCause: err,
@@ -82,7 +87,8 @@ func (p *Provider) renewed(ctx context.Context, d *discovered, old *databroker.S
 	before := readAgain(old.Tokens.IDToken)
 	t := &jwt{claims: maps.Clone(before.claims), subject: before.subject}
 	fresh := &Identity{Subject: p.subjectOf(old.UserID), UserID: old.UserID, SessionID: old.ProviderSessionID}
-	if tokens.IDToken != "" {
+	given := tokens.IDToken != ""
+	if given {
 		var err error
 		if t, err = p.ownIDToken(ctx, d, &tokens); err != nil {
 			return nil, err
@@ -94,14 +100,16 @@ func (p *Provider) renewed(ctx context.Context, d *discovered, old *databroker.S
 		if sid := sessionID(t.claims); sid != "" {
 			fresh.SessionID = sid
 		}
-		if subject, err := p.subject(t); err != nil || p.userID(subject) != old.UserID {
+		if subject, err := p.subject(t); err != nil {
+			return nil, errStranger
+		} else if id, err := p.userID(subject); err != nil || id != old.UserID {
 			return nil, errStranger
 		}
 	} else {
-		tokens.IDToken, tokens.IDTokenExpiresAt = old.Tokens.IDToken, old.Tokens.IDTokenExpiresAt
+		tokens.IDToken = old.Tokens.IDToken
 	}
 	fresh.Tokens = tokens
-	if tokens.IDToken == old.Tokens.IDToken && d.UserInfo == "" || t.claims == nil {
+	if !given && d.UserInfo == "" || t.claims == nil {
 		fresh.Claims = maps.Clone(old.Claims)
 		return fresh, nil
 	}
@@ -149,12 +157,4 @@ func readAgain(raw string) *jwt {
 		return &jwt{}
 	}
 	return t
-}
-
-// subjectOf is the Subject of a user's id.
-func (p *Provider) subjectOf(userID string) string {
-	if p.settings.Name == "" {
-		return userID
-	}
-	return strings.TrimPrefix(userID, p.settings.Name+"/")
 }

@@ -2,8 +2,10 @@ package idp_test
 
 import (
 	"context"
+	"crypto/rand"
 	"maps"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -69,7 +71,7 @@ func TestRefreshKeepsWhatIsLeftOut(t *testing.T) {
 		t.Errorf("neither ID token nor userinfo, but claims changed (stale: %v): %s", fresh.ClaimsStale, d)
 	}
 	if fresh.Tokens.RefreshToken != old.Tokens.RefreshToken || fresh.Tokens.IDToken != old.Tokens.IDToken ||
-		!fresh.Tokens.IDTokenExpiresAt.Equal(old.Tokens.IDTokenExpiresAt) || fresh.Tokens.AccessToken == old.Tokens.AccessToken {
+		!fresh.Tokens.IDTokenExpiresAt.IsZero() || fresh.Tokens.AccessToken == old.Tokens.AccessToken {
 		t.Errorf("got tokens %+v", fresh.Tokens)
 	}
 }
@@ -175,7 +177,7 @@ func TestRefreshFailures(t *testing.T) {
 			if d := cmp.Diff(old.Claims, fresh.Claims); d != "" || fresh.UserID != old.UserID {
 				t.Errorf("claims are not the old ones: %s", d)
 			}
-			if fresh.Tokens.IDToken != old.Tokens.IDToken || fresh.Tokens.RefreshToken == old.Tokens.RefreshToken {
+			if fresh.Tokens.IDToken != old.Tokens.IDToken || !fresh.Tokens.IDTokenExpiresAt.IsZero() || fresh.Tokens.RefreshToken == old.Tokens.RefreshToken {
 				t.Errorf("tokens: %+v", fresh.Tokens)
 			}
 			// The new refresh token is good: nothing is lost.
@@ -242,6 +244,37 @@ func TestRefreshOfBareSession(t *testing.T) {
 	if d := cmp.Diff(old.Claims, fresh.Claims); d != "" {
 		t.Error(d)
 	}
+}
+
+// A token that the databroker would not keep stops neither a sign-in nor a refresh,
+// and the claims are the new ones.
+func TestLongIDTokenIsNotKept(t *testing.T) {
+	w := newWorld(t)
+	long := func(name string) {
+		w.change(func(b *idptest.Behaviour) {
+			b.NoUserInfo, b.Claims = true, map[string]any{"name": name, "x": strings.Repeat("x", 60<<10)}
+		})
+	}
+	store := databroker.NewMemory(databroker.MemoryConfig{})
+	keep := func(s *databroker.Session) {
+		t.Helper()
+		if s.Tokens.IDToken != "" || !s.Tokens.IDTokenExpiresAt.IsZero() {
+			t.Errorf("got an ID token of %d bytes that expires at %v", len(s.Tokens.IDToken), s.Tokens.IDTokenExpiresAt)
+		}
+		s.ID, s.ExpiresAt = rand.Text(), w.now().Add(time.Hour)
+		if err := store.PutSession(context.Background(), s); err != nil {
+			t.Error(err)
+		}
+	}
+	long("A")
+	old := w.signedIn()
+	keep(old)
+	long("B")
+	fresh, err := w.client.Refresh(context.Background(), old)
+	if err != nil || fresh.Claims["name"] != "B" || fresh.ExpiresAt.IsZero() {
+		t.Fatalf("got %+v, %v", fresh, err)
+	}
+	keep(sessionOf(fresh))
 }
 
 func TestUserInfo(t *testing.T) {

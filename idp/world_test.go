@@ -34,6 +34,8 @@ type world struct {
 	cfg    *config.Config
 	log    *logBuffer
 	offset atomic.Int64
+	// stopped is when the clock was, in nanoseconds; 0 while it goes.
+	stopped atomic.Int64
 }
 
 // logBuffer is a log that tests read while it is written.
@@ -86,7 +88,16 @@ func (w *world) config() idp.Config {
 	return idp.Config{HTTPClient: w.fake.Client(), Now: w.now, Log: slog.New(slog.NewTextHandler(w.log, nil))}
 }
 
-func (w *world) now() time.Time { return time.Now().Add(time.Duration(w.offset.Load())) }
+func (w *world) now() time.Time {
+	now := time.Now()
+	if at := w.stopped.Load(); at != 0 {
+		now = time.Unix(0, at)
+	}
+	return now.Add(time.Duration(w.offset.Load()))
+}
+
+// stop has the clock move by the offset alone.
+func (w *world) stop() { w.stopped.Store(time.Now().UnixNano()) }
 
 func (w *world) change(f func(*idptest.Behaviour)) { w.fake.Change(f) }
 

@@ -40,6 +40,8 @@ type ExplainedCriterion struct {
 	// Near is how close a criterion that failed was: "has group eng, needs
 	// engineering". It is "" where it was not close.
 	Near string `json:"near,omitempty"`
+	// Reads is what the criterion looks at.
+	Reads Reads `json:"-"`
 }
 
 // Explain evaluates the policy as Evaluate does and says how each rule came out.
@@ -69,6 +71,7 @@ func (e *Evaluator) Explain(ctx context.Context, in *Input) (Explanation, error)
 
 func explain(c *criterion, code string, in *Input) ExplainedCriterion {
 	x := ExplainedCriterion{Rule: c.String(), Line: c.line, Holds: c.kind.holds(code), Code: code, Had: c.hadAll(in)}
+	x.Reads.addCriterion(c)
 	if !x.Holds && code != unauthenticated {
 		x.Near = c.near(in)
 	}

@@ -5,7 +5,8 @@ import (
 	"strings"
 )
 
-// Reads is what a policy can look at: all that its decision may depend on.
+// Reads is what a policy, or a criterion, can look at: all that its decision may
+// depend on.
 type Reads struct {
 	// Session is whether it matters who asks.
 	Session bool
@@ -28,31 +29,34 @@ func (p *Policy) Reads() Reads {
 	var r Reads
 	for _, cl := range p.clauses() {
 		for i := range cl.criteria {
-			c := &cl.criteria[i]
-			r.Session = r.Session || c.aboutSession()
-			switch m := c.operand.(type) {
-			case *moduleRule:
-				r.Session = r.Session || m.readsSession()
-				for _, ref := range m.refs {
-					r.add(ref)
-				}
-			case *recordMatch:
-				insert(&r.Records, m.typ)
-				r.UserRecords = r.UserRecords || m.by.session()
-				r.IP = r.IP || m.by == byAddress
-				r.Certificate = r.Certificate || m.by == byFingerprint
-			case maxAge:
-				r.AuthTime, r.Time = true, true
-			default:
-				ref := c.kind.input
-				if c.path != "" {
-					ref += "/" + c.path
-				}
-				r.add(ref)
-			}
+			r.addCriterion(&cl.criteria[i])
 		}
 	}
 	return r
+}
+
+// addCriterion notes what a criterion looks at.
+func (r *Reads) addCriterion(c *criterion) {
+	r.Session = r.Session || c.aboutSession()
+	switch m := c.operand.(type) {
+	case *moduleRule:
+		for _, ref := range m.refs {
+			r.add(ref)
+		}
+	case *recordMatch:
+		insert(&r.Records, m.typ)
+		r.UserRecords = r.UserRecords || m.by.session()
+		r.IP = r.IP || m.by == byAddress
+		r.Certificate = r.Certificate || m.by == byFingerprint
+	case maxAge:
+		r.AuthTime, r.Time = true, true
+	default:
+		ref := c.kind.input
+		if c.path != "" {
+			ref += "/" + c.path
+		}
+		r.add(ref)
+	}
 }
 
 // add notes a part of the input, such as "http.ip" or "session.claims/department".

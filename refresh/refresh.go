@@ -9,9 +9,10 @@
 // what comes back is written only onto the version that it was renewed from, or onto
 // a later one that still has the same refresh token: providers let each be used once.
 //
-// Only a provider that refuses the refresh token ends a session, and only if nobody
-// has renewed it meanwhile. Any other failure leaves the session as it is; it is tried
-// again, ever more rarely, until it expires.
+// Only a provider that refuses the refresh token ends a session, or the access token
+// where it never gives a refresh token; and only if nobody has renewed it meanwhile.
+// Any other failure leaves the session as it is; it is tried again, ever more rarely,
+// until it expires.
 package refresh
 
 import (

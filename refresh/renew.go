@@ -21,6 +21,9 @@ const (
 	misconfigured
 	// unusable: it answered what proves nothing.
 	unusable
+	// frozen: userinfo refuses the access token, and there is nothing to replace it
+	// with. The claims stay as they are.
+	frozen
 	// storeDown: the databroker does not answer.
 	storeDown
 	causes
@@ -96,14 +99,16 @@ func (t *tenure) visit(ctx context.Context, w work) result {
 }
 
 // lookAt writes what userinfo says now. Where there is no userinfo, or it refuses
-// the access token, the session is renewed instead.
+// the access token, the session is renewed instead. Without a refresh token only the
+// provider can say what that refusal means: see renew.
 func (t *tenure) lookAt(ctx context.Context, w work, s *databroker.Session) result {
 	asking, cancel := context.WithTimeout(ctx, attemptWait)
 	defer cancel()
 	who, err := w.provider.UserInfo(asking, s)
 	done := result{work: w, session: s, answered: true, asked: look}
 	if refused(err) || isKind(err, idp.Unsupported) {
-		if s.Tokens.RefreshToken != "" && !t.now().Before(lastRenewed(s).Add(minLife)) && t.outlasts(attemptWait) {
+		renewable := s.Tokens.RefreshToken != "" || refused(err)
+		if renewable && !t.now().Before(t.soonest(s)) && t.outlasts(attemptWait) {
 			return t.renew(ctx, w, s)
 		}
 		done.looked = t.now()
@@ -142,15 +147,23 @@ func (done result) failed(ctx context.Context, err error) result {
 	return done
 }
 
-// renew trades the refresh token of s.
+// renew trades the refresh token of s. If it has none it was a look that was refused:
+// a provider that never gives one says again whether that is the end of the grant,
+// and any other that this is not to be had (idp.Unsupported).
 func (t *tenure) renew(ctx context.Context, w work, s *databroker.Session) result {
 	asking, cancel := context.WithTimeout(ctx, attemptWait)
 	defer cancel()
 	who, err := w.provider.Refresh(asking, s)
 	done := result{work: w, session: s, answered: true, asked: renew}
+	if s.Tokens.RefreshToken == "" {
+		done.asked = look
+	}
 	switch {
 	case refused(err):
 		return t.end(ctx, done)
+	case isKind(err, idp.Unsupported):
+		done.looked, done.cause, done.err = t.now(), frozen, err
+		return done
 	case err != nil:
 		return done.failed(ctx, err)
 	}
@@ -158,9 +171,9 @@ func (t *tenure) renew(ctx context.Context, w work, s *databroker.Session) resul
 	return t.write(ctx, done, who)
 }
 
-// end removes a session whose refresh token the provider refuses, unless somebody
-// else has changed it since it was read: then its token may have been renewed, or
-// this will be found out when it is tried again.
+// end removes a session whose tokens the provider refuses, unless somebody else has
+// changed it since it was read: then they may have been renewed, or this will be
+// found out when it is tried again.
 func (t *tenure) end(ctx context.Context, done result) result {
 	old := done.session
 	s, err := t.read(ctx, old.ID)
@@ -180,7 +193,7 @@ func (t *tenure) end(ctx context.Context, done result) result {
 		return done
 	}
 	t.counts.refused.Add(1)
-	t.log.Info("session ended: the identity provider refuses its refresh token",
+	t.log.Info("session ended: the identity provider refuses its tokens",
 		"user", s.UserID, "session", s.ID, "provider", providerName(done.provider))
 	done.gone = true
 	return done

@@ -61,13 +61,15 @@ func tooEarly(s *databroker.Session, now time.Time) bool {
 func lastRenewed(s *databroker.Session) time.Time { return later(s.CreatedAt, s.RefreshedAt) }
 
 // tokensExpire is when the first of a session's tokens does, zero if that is not
-// known.
-func tokensExpire(s *databroker.Session) time.Time {
-	a, b := s.Tokens.ExpiresAt, s.Tokens.IDTokenExpiresAt
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
+// known. What was over already when the session was last renewed does not count: the
+// provider gave nothing in its place, and would not the next time either.
+func tokensExpire(s *databroker.Session) (first time.Time) {
+	for _, at := range []time.Time{s.Tokens.ExpiresAt, s.Tokens.IDTokenExpiresAt} {
+		if at.After(lastRenewed(s)) && (first.IsZero() || at.Before(first)) {
+			first = at
+		}
 	}
-	return a
+	return first
 }
 
 func later(a, b time.Time) time.Time {
@@ -94,8 +96,10 @@ type entry struct {
 	lane    *lane
 	at      [kinds]time.Time
 	index   [kinds]int32 // in the queue of the lane, from 1; 0 is not there
-	// failures are those since the last success.
+	// failures are those since the last success, and frozen is that its claims were
+	// found to be so.
 	failures uint8
+	frozen   bool
 	// busy is set while somebody works on it; it is in no queue then. What happens
 	// to the session meanwhile is noted: gone, or newer.
 	busy, gone bool
@@ -252,6 +256,8 @@ const (
 	maxPause   = 5 * time.Minute
 	// maxOwnPause is that of a session for which the provider's answers are no good.
 	maxOwnPause = 10 * time.Minute
+	// maxFrozenPause is that of a session whose claims are frozen.
+	maxFrozenPause = 4 * time.Hour
 )
 
 // backoff is the pause of an endpoint that fails.

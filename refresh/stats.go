@@ -9,11 +9,12 @@ type Stats struct {
 	// Scheduled is how many sessions it keeps fresh.
 	Scheduled int64
 	// Refreshed counts renewals that were written, LookedAt answers of userinfo,
-	// Refused sessions that ended because the provider refused their refresh token.
+	// Refused sessions that ended because the provider refused their tokens.
 	Refreshed, LookedAt, Refused uint64
 	// The rest counts attempts that failed, by why: the provider did not answer,
-	// refuses us, answered what proves nothing, or the databroker did not answer.
-	Unavailable, Misconfigured, Unusable, StoreDown uint64
+	// refuses us, answered what proves nothing, refuses the access token of a session
+	// that has no refresh token, or the databroker did not answer.
+	Unavailable, Misconfigured, Unusable, Frozen, StoreDown uint64
 }
 
 type counts struct {
@@ -30,6 +31,6 @@ func (r *Refresher) Stats() Stats {
 		Holding: c.holding.Load(), Scheduled: c.scheduled.Load(),
 		Refreshed: c.refreshed.Load(), LookedAt: c.lookedAt.Load(), Refused: c.refused.Load(),
 		Unavailable: c.failed[unavailable].Load(), Misconfigured: c.failed[misconfigured].Load(),
-		Unusable: c.failed[unusable].Load(), StoreDown: c.failed[storeDown].Load(),
+		Unusable: c.failed[unusable].Load(), Frozen: c.failed[frozen].Load(), StoreDown: c.failed[storeDown].Load(),
 	}
 }

@@ -23,8 +23,9 @@ const (
 // tenure is the time for which a Refresher has the lease.
 type tenure struct {
 	*Refresher
-	// until is when the lease ends, by our clock.
+	// until is when the lease ends, by our clock, and began when it was taken.
 	until atomic.Pointer[time.Time]
+	began time.Time
 	// news goes from the follower of the change feed to the schedule, and results
 	// from the workers; there is room for one of each.
 	news    chan news
@@ -51,6 +52,7 @@ func newTenure(r *Refresher, until time.Time) *tenure {
 // nothing is under way any more.
 func (t *tenure) serve(ctx context.Context) {
 	t.log.Info("this replica keeps sessions fresh")
+	t.began = t.now()
 	t.counts.holding.Store(true)
 	holding, lose := context.WithCancel(ctx)
 	// What is under way goes on when the lease is lost, and for a while when ctx is
@@ -93,6 +95,29 @@ func (t *tenure) keepLease(ctx context.Context) {
 			wait = time.Second
 		}
 	}
+}
+
+// soonest is when a session may be worked on. Who had the lease before us may have
+// new tokens of it that the databroker has not taken yet, and the old refresh token
+// is used up then: to send it may end the sign-in. So a session that nobody has
+// written since is left to them for as long as a lease lasts.
+func (t *tenure) soonest(s *databroker.Session) time.Time {
+	last := lastRenewed(s)
+	if last.Before(t.began) {
+		return t.began.Add(leaseTTL)
+	}
+	return last.Add(minLife)
+}
+
+// due is when a session is due for each kind, by its times and soonest.
+func (t *tenure) due(s *databroker.Session, looked time.Time) [kinds]time.Time {
+	at := t.times(s, looked)
+	for kind := range at {
+		if !at[kind].IsZero() {
+			at[kind] = later(at[kind], t.soonest(s))
+		}
+	}
+	return at
 }
 
 // outlasts reports whether the lease is ours for d.
@@ -251,14 +276,17 @@ func (t *tenure) begin(e *entry) {
 // hear puts what the change feed says into the schedule.
 func (t *tenure) hear(n news) {
 	now := t.now()
-	for _, s := range n.sessions {
+	known := map[string]bool{}
+	for i, s := range n.sessions {
+		n.sessions[i] = nil // there may be very many: only what is kept stays in memory
+		known[s.ID] = true
 		e := t.schedule.entries[s.ID]
 		switch {
 		case e == nil || !e.busy && e.version < s.Version:
-			at := t.times(s, time.Time{})
-			if n.all && at[look].Before(now) && !at[look].IsZero() {
+			at := t.due(s, time.Time{})
+			if from := later(now, t.soonest(s)); n.all && !at[look].IsZero() && !at[look].After(from) {
 				// Nobody knows when the holder before us looked at these.
-				at[look] = now.Add(t.part(lookEvery))
+				at[look] = from.Add(t.part(lookEvery))
 			}
 			t.schedule.put(s, at)
 		case e.busy:
@@ -269,10 +297,6 @@ func (t *tenure) hear(n news) {
 		t.forget(t.schedule.entries[id])
 	}
 	if n.all {
-		known := make(map[string]bool, len(n.sessions))
-		for _, s := range n.sessions {
-			known[s.ID] = true
-		}
 		for id, e := range t.schedule.entries {
 			if !known[id] {
 				t.forget(e)
@@ -305,11 +329,13 @@ func (t *tenure) settle(done result) {
 		t.schedule.remove(e)
 		return
 	}
-	if done.cause == none {
-		e.failures = 0
-	} else if e.failures < 20 {
+	switch {
+	case done.cause == none && !done.stale:
+		e.failures, e.frozen = 0, false
+	case e.failures < 20:
 		e.failures++
 	}
+	e.frozen = e.frozen || done.cause == frozen
 	s := done.session
 	if newer != nil && (s == nil || newer.Version > s.Version) {
 		s = newer
@@ -318,8 +344,10 @@ func (t *tenure) settle(done result) {
 	if s == nil { // the store could not say
 		at[done.kind] = now
 	} else {
-		at = t.times(s, done.looked)
-		if soon := now.Add(minLife); done.stale && soon.Before(s.ExpiresAt) {
+		at = t.due(s, done.looked)
+		// Often the next look mends it. Where it has to renew again it does not.
+		soon := now.Add(grow(minLife, lookEvery, int(e.failures)))
+		if done.stale && soon.Before(s.ExpiresAt) {
 			at[look] = soon
 		}
 	}
@@ -335,11 +363,14 @@ func (t *tenure) settle(done result) {
 
 // ownPause is how long one session waits after a failure.
 func (t *tenure) ownPause(c cause, failures int) time.Duration {
-	most := maxPause
-	if c == unusable {
+	first, most := firstPause, maxPause
+	switch c {
+	case frozen:
+		first, most = 2*lookEvery, maxFrozenPause
+	case unusable:
 		most = maxOwnPause
 	}
-	return t.spread(grow(firstPause, most, failures))
+	return t.spread(grow(first, most, failures))
 }
 
 // judge draws conclusions on the provider.
@@ -354,7 +385,7 @@ func (t *tenure) judge(done result, now time.Time) {
 	log := t.log.With("provider", providerName(done.provider), "endpoint", [kinds]string{"token", "userinfo"}[done.asked])
 	paused := &l.paused[done.asked]
 	switch done.cause {
-	case none, unusable, storeDown:
+	case none, unusable, frozen, storeDown:
 		if paused.failures > 0 {
 			log.Info("the identity provider answers again")
 		}
@@ -362,6 +393,9 @@ func (t *tenure) judge(done result, now time.Time) {
 		switch {
 		case done.stale && l.warn(done.err):
 			log.Warn("the identity provider gives new tokens but no claims that can be used: those of before stay", "error", done.err.Error())
+		case done.cause == frozen && !done.entry.frozen:
+			log.Warn("the claims of a session stay as they are until it expires: the identity provider refuses its access token and gave no refresh token; most give one for the scope offline_access",
+				"user", done.session.UserID, "session", done.session.ID)
 		case done.cause == unusable && l.warn(done.err):
 			log.Warn("an answer of the identity provider is of no use; the sessions concerned stay as they are", "error", done.err.Error())
 		}

@@ -51,11 +51,13 @@ func inWorld(t *testing.T, test func(*testing.T, *world)) {
 	})
 }
 
-func (w *world) configure(providers ...*idptest.Provider) {
+func (w *world) configure(providers ...*idptest.Provider) { w.configureKind("oidc", providers...) }
+
+func (w *world) configureKind(kind string, providers ...*idptest.Provider) {
 	w.cfg = &config.Config{AuthenticateURL: &url.URL{Scheme: "https", Host: "authenticate.example.com"}}
 	for _, p := range providers {
 		w.cfg.IDPs = append(w.cfg.IDPs, &config.IdentityProvider{
-			Provider: "oidc", URL: p.URL, ClientID: idptest.ClientID, ClientSecret: idptest.ClientSecret,
+			Provider: kind, URL: p.URL, ClientID: idptest.ClientID, ClientSecret: idptest.ClientSecret,
 			Scopes: []string{"openid", "email", "offline_access"}, Offered: true,
 		})
 	}

@@ -24,7 +24,7 @@ func newRefreshMetrics(stats func() refresh.Stats) *refreshMetrics {
 		scheduled: describe("sessions", "Sessions that this replica keeps fresh."),
 		refreshed: describe("refreshes_total", "Sessions renewed at their identity provider."),
 		lookedAt:  describe("looks_total", "Sessions whose claims were looked at again."),
-		refused:   describe("refused_total", "Sessions that ended because the identity provider refused their refresh token."),
+		refused:   describe("refused_total", "Sessions that ended because the identity provider refused their tokens."),
 		failures:  describe("failures_total", "Attempts that failed and left their session as it was.", "why"),
 	}
 }
@@ -49,7 +49,7 @@ func (m *refreshMetrics) Collect(metrics chan<- prometheus.Metric) {
 	send(m.lookedAt, prometheus.CounterValue, float64(stats.LookedAt))
 	send(m.refused, prometheus.CounterValue, float64(stats.Refused))
 	for why, n := range map[string]uint64{
-		"unavailable": stats.Unavailable, "misconfigured": stats.Misconfigured, "unusable": stats.Unusable, "databroker": stats.StoreDown,
+		"unavailable": stats.Unavailable, "frozen": stats.Frozen, "misconfigured": stats.Misconfigured, "unusable": stats.Unusable, "databroker": stats.StoreDown,
 	} {
 		send(m.failures, prometheus.CounterValue, float64(n), why)
 	}

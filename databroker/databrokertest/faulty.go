@@ -84,7 +84,7 @@ func (f *Faulty) RevokeUser(ctx context.Context, userID, idpID string) (int, err
 }
 
 // TouchSessions implements databroker.Store.
-func (f *Faulty) TouchSessions(ctx context.Context, accessed map[string]time.Time) error {
+func (f *Faulty) TouchSessions(ctx context.Context, accessed map[string]databroker.Access) error {
 	return do(ctx, f, func(ctx context.Context) error { return f.Store.TouchSessions(ctx, accessed) })
 }
 

@@ -314,7 +314,7 @@ func everyCall(ctx context.Context, s databroker.Store) map[string]error {
 	_, calls["ProviderSessions"] = s.ProviderSessions(ctx, "idp-1", "sid")
 	calls["RevokeSession"] = s.RevokeSession(ctx, "older")
 	_, calls["RevokeUser"] = s.RevokeUser(ctx, "old", "")
-	calls["TouchSessions"] = s.TouchSessions(ctx, map[string]time.Time{"new": start()})
+	calls["TouchSessions"] = s.TouchSessions(ctx, map[string]databroker.Access{"new": {At: start()}})
 	_, calls["User"] = s.User(ctx, "old")
 	calls["PutUser"] = s.PutUser(ctx, newUser("new"))
 	_, calls["ServiceAccount"] = s.ServiceAccount(ctx, "old")

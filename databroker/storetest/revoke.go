@@ -83,17 +83,17 @@ func testTouchSessions(t *testing.T, s databroker.Store) {
 	wantSession(t, s, unused)
 
 	touch := func(at time.Time) {
-		must(t, s.TouchSessions(t.Context(), map[string]time.Time{"s1": at, "gone": start()}))
+		must(t, s.TouchSessions(t.Context(), map[string]databroker.Access{"s1": {At: at}, "gone": {At: start()}}))
 		s = again(t, s)
 		wantSession(t, s, session)
 	}
 	must(t, s.TouchSessions(t.Context(), nil))
 	touch(time.Time{})
 	touch(first.Add(-time.Second))
-	session.AccessedAt = first.Add(time.Minute)
+	session.AccessedAt, session.LongestGap = first.Add(time.Minute), time.Minute
 	touch(session.AccessedAt.Add(999).In(time.FixedZone("east", 3600)))
 	unused.AccessedAt = start()
-	must(t, s.TouchSessions(t.Context(), map[string]time.Time{"unused": start()}))
+	must(t, s.TouchSessions(t.Context(), map[string]databroker.Access{"unused": {At: start()}}))
 	wantSession(t, s, unused)
 	_, err := s.Session(t.Context(), "gone")
 	wantError(t, "read one that was gone", err, databroker.ErrNotFound)
@@ -102,7 +102,7 @@ func testTouchSessions(t *testing.T, s databroker.Store) {
 	// Who writes a session knows no better when it was used.
 	for _, at := range []time.Time{{}, first, start().Add(time.Hour)} {
 		written := *session
-		written.AccessedAt = at
+		written.AccessedAt, written.LongestGap = at, at.Sub(start())
 		must(t, s.PutSession(t.Context(), &written))
 		session.Version = written.Version
 		s = again(t, s)
@@ -116,16 +116,55 @@ func testTouchSessions(t *testing.T, s databroker.Store) {
 	must(t, s.DeleteSession(t.Context(), "s1"))
 	session.Version, session.AccessedAt = 0, time.Time{}
 	must(t, s.PutSession(t.Context(), session))
+	session.LongestGap = 0
 	s = again(t, s)
 	wantSession(t, s, session)
 }
 
+func testLongestGap(t *testing.T, s databroker.Store) {
+	const m = time.Minute
+	steps := []struct {
+		name    string
+		at, gap time.Duration // since the session was made
+		want    time.Duration
+	}{
+		{"the first use, after the session was made", 3 * m, 0, 3 * m},
+		{"a shorter gap", 5 * m, 0, 3 * m},
+		{"a longer one", 9 * m, 0, 4 * m},
+		{"a use from before", 7 * m, 0, 4 * m},
+		{"uses that nobody told of, by one who saw them", 60 * m, 2 * m, 4 * m},
+		{"by one who saw a longer gap", 90 * m, 5*m + 999, 5 * m},
+		{"by one who did not see uses that others told of", 96 * m, 60 * m, 6 * m},
+		{"by one who saw nothing", 110 * m, -m, 14 * m},
+		{"before the session was made, by a clock that is behind", -m, 0, 14 * m},
+	}
+	session, behind := newSession("s1"), newSession("behind")
+	session.AccessedAt, behind.AccessedAt = time.Time{}, time.Time{}
+	must(t, s.PutSession(t.Context(), session))
+	must(t, s.PutSession(t.Context(), behind))
+	for _, step := range steps {
+		at := start().Add(step.at)
+		must(t, s.TouchSessions(t.Context(), map[string]databroker.Access{"s1": {At: at, Gap: step.gap}}))
+		s = again(t, s)
+		if at.After(session.AccessedAt) {
+			session.AccessedAt = at
+		}
+		session.LongestGap = step.want
+		got, err := s.Session(t.Context(), "s1")
+		must(t, err)
+		wantEqual(t, step.name, got, session)
+	}
+	behind.AccessedAt = start().Add(-m)
+	must(t, s.TouchSessions(t.Context(), map[string]databroker.Access{"behind": {At: behind.AccessedAt}}))
+	wantSession(t, s, behind)
+}
+
 func testTouchManySessions(t *testing.T, s databroker.Store) {
 	const n = 300
-	accessed := make(map[string]time.Time)
+	accessed := make(map[string]databroker.Access)
 	for i := range 2 * n {
 		id := fmt.Sprintf("s%d", i)
-		accessed[id] = start().Add(time.Duration(i+1000) * time.Hour)
+		accessed[id] = databroker.Access{At: start().Add(time.Duration(i+1000) * time.Hour)}
 		if i < n {
 			must(t, s.PutSession(t.Context(), newSession(id)))
 		}
@@ -136,7 +175,7 @@ func testTouchManySessions(t *testing.T, s databroker.Store) {
 	must(t, err)
 	wantEqual(t, "number of sessions", len(sessions), n)
 	for _, session := range sessions {
-		wantEqual(t, session.ID, session.AccessedAt, accessed[session.ID])
+		wantEqual(t, session.ID, session.AccessedAt, accessed[session.ID].At)
 	}
 }
 
@@ -283,7 +322,7 @@ func testRevokedSessionStaysGone(t *testing.T, s databroker.Store) {
 		must(t, revoke("s1"))
 		s = again(t, s)
 		wantError(t, "refresh after "+what, s.PutSession(t.Context(), inHand), databroker.ErrConflict)
-		must(t, s.TouchSessions(t.Context(), map[string]time.Time{"s1": start().Add(time.Hour)}))
+		must(t, s.TouchSessions(t.Context(), map[string]databroker.Access{"s1": {At: start().Add(time.Hour)}}))
 		_, err := s.Session(t.Context(), "s1")
 		wantError(t, "read after "+what, err, databroker.ErrNotFound)
 	}

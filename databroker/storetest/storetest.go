@@ -49,6 +49,7 @@ func Run(t *testing.T, open func(t *testing.T) databroker.Store) {
 		{"sessions are listed oldest first", testSessions},
 		{"sessions are found by what the provider calls them", testProviderSessions},
 		{"a session says when it was last used", testTouchSessions},
+		{"a session says how long it went unused at most", testLongestGap},
 		{"many sessions are touched at once", testTouchManySessions},
 		{"a revoked session is gone and its user marked", testRevokeSession},
 		{"a revoked user has no sessions", testRevokeUser},

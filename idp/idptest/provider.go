@@ -56,7 +56,8 @@ type Behaviour struct {
 	Now  func() time.Time
 	Skew time.Duration
 
-	// UserInfoSubject is another sub in the userinfo; UserInfo adds claims.
+	// UserInfoSubject is another sub in the userinfo; UserInfo adds claims, and nil
+	// leaves one out.
 	UserInfoSubject string
 	UserInfo        map[string]any
 	// NoUserInfo leaves the endpoint out of the discovery document.
@@ -309,7 +310,9 @@ func (p *Provider) userinfo(w http.ResponseWriter, r *http.Request) {
 	body := map[string]any{"sub": subject}
 	for _, m := range []map[string]any{b.Claims, b.UserInfo} {
 		for k, v := range m {
-			body[k] = v
+			if body[k] = v; v == nil {
+				delete(body, k)
+			}
 		}
 	}
 	if b.UserInfoSubject != "" {
