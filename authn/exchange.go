@@ -322,7 +322,7 @@ func (s *Server) confirm(ctx context.Context, g *Generation, session *databroker
 // revoked. Tokens say the second alone, so one of that very second is refused, too.
 func (s *Server) checkRevoked(ctx context.Context, g *Generation, session *databroker.Session, issued time.Time) error {
 	const signedOut = "its user has signed out or was signed out since it was issued, so sign in at the identity provider again for a new one"
-	if ended, err := s.hasEnded(ctx, g, session.IDPID, session.ProviderSessionID); err != nil {
+	if ended, err := s.endedSince(ctx, g, session.IDPID, session.ProviderSessionID, issued); err != nil {
 		return err
 	} else if ended {
 		return &badToken{reason: signedOut}

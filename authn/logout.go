@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -196,29 +197,37 @@ func (s *Server) endAsToken(ctx context.Context, g *Generation, idpIDs []string,
 // longer than ID tokens of it are good.
 const endedLife = 24 * time.Hour
 
-// markEnded remembers that a provider's session has ended: what is signed in its name
-// may come later than the news of its end, and buys no session here.
+// markEnded remembers when a provider's session has ended: what was signed in its
+// name before may come later than the news of its end, and buys no session here.
 func (s *Server) markEnded(ctx context.Context, g *Generation, idpID, sid string) error {
-	err := s.store.PutTicket(ctx, &databroker.Ticket{ID: g.keys.Digest("ended", idpID, sid), ExpiresAt: s.now().Add(endedLife)})
+	ticket := &databroker.Ticket{ID: g.keys.Digest("ended", idpID, sid)}
+	if known, err := s.store.Ticket(ctx, ticket.ID); err == nil {
+		ticket = known
+	}
+	now := s.now()
+	ticket.Data, ticket.ExpiresAt = strconv.AppendInt(nil, now.Unix(), 10), now.Add(endedLife)
+	err := s.store.PutTicket(ctx, ticket)
 	if errors.Is(err, databroker.ErrConflict) || errors.Is(err, databroker.ErrFull) {
-		return nil // it is known, or there is no room, which must not keep sessions alive
+		return nil // somebody has just done so, or there is no room, which must not keep sessions alive
 	}
 	return err
 }
 
-// hasEnded reports whether a provider has said that its session has ended.
-func (s *Server) hasEnded(ctx context.Context, g *Generation, idpID, sid string) (bool, error) {
+// endedSince reports whether a provider has said that its session has ended, in the
+// second of since or later. A provider may give the sid to a new session.
+func (s *Server) endedSince(ctx context.Context, g *Generation, idpID, sid string, since time.Time) (bool, error) {
 	if sid == "" {
 		return false, nil
 	}
-	_, err := s.store.Ticket(ctx, g.keys.Digest("ended", idpID, sid))
+	ticket, err := s.store.Ticket(ctx, g.keys.Digest("ended", idpID, sid))
 	if errors.Is(err, databroker.ErrNotFound) {
 		return false, nil
 	}
 	if err != nil {
 		return false, storeDown("look for ended session", err)
 	}
-	return true, nil
+	at, err := strconv.ParseInt(string(ticket.Data), 10, 64)
+	return err != nil || at >= since.Unix(), nil
 }
 
 // endProviderSession ends the sessions that a provider knows by sid, if they are the

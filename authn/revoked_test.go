@@ -105,9 +105,9 @@ func TestLogoutBeforeExchange(t *testing.T) {
 	if n := len(w.sessions()); n != 0 {
 		t.Errorf("%d sessions", n)
 	}
+	// A sign-in that has begun since is a new one, whatever the provider calls it.
+	w.offset.Add(int64(time.Second))
 	w.idp.Change(func(b *idptest.Behaviour) { b.SessionID = "sid-9" })
-	w.browser().get(app+"/").want(t, http.StatusBadRequest, "Please start over")
-	w.idp.Change(func(b *idptest.Behaviour) { b.SessionID = "sid-10" })
 	w.browser().get(app+"/").want(t, http.StatusOK, welcome)
 }
 

@@ -343,7 +343,7 @@ func (s *Server) record(r *http.Request, g *Generation, req signInRequest, who *
 		return nil, storeDown("write session", err)
 	}
 	user, err := s.store.User(r.Context(), who.UserID)
-	ended, endedErr := s.hasEnded(r.Context(), g, req.IDPID, who.SessionID)
+	ended, endedErr := s.endedSince(r.Context(), g, req.IDPID, who.SessionID, asked)
 	switch {
 	case err != nil && !errors.Is(err, databroker.ErrNotFound):
 		err = storeDown("load user", err)

@@ -95,7 +95,7 @@ func identityKeys() []Key {
 		{Name: "jwt_assertion_reuse", Type: "duration", Default: "30s", Doc: "How long one assertion serves the same session and audience."},
 		{Name: "original_user_context", Type: "verified or as_provided", Default: "verified", Doc: "Which X-Pomerium-Jwt-Assertion-For is passed on."},
 		{Name: "original_user_context_issuers", Type: "list of {issuer, jwks_url, audiences}", Doc: "Outside signers of X-Pomerium-Jwt-Assertion-For."},
-		{Name: "programmatic_redirect_domain_whitelist", Type: "list", Default: "localhost", Doc: "Hosts that a programmatic sign-in may redirect to."},
+		{Name: "programmatic_redirect_domain_whitelist", Type: "list", Default: "localhost", Doc: "Hosts that a programmatic sign-in may redirect to, over https; localhost is this machine, over http, too."},
 		{Name: "programmatic_allowed_audiences", Type: "list", Default: "our own client ids", Doc: "More client ids whose ID tokens may be exchanged for a token of ours."},
 	}
 }

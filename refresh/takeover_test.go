@@ -193,7 +193,6 @@ func TestTakeoverKeepsNoSessions(t *testing.T) {
 	freed := make(chan struct{})
 	runtime.AddCleanup(s, func(freed chan struct{}) { close(freed) }, freed)
 	te.hear(news{all: true, sessions: list})
-	s = nil
 	runtime.GC()
 	select {
 	case <-freed:
