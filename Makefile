@@ -64,7 +64,7 @@ keycloak:
 .tools/keycloak/version-$(KEYCLOAK):
 	@echo "getting Keycloak $(KEYCLOAK) for .tools/keycloak"
 	@rm -rf .tools/keycloak .tools/keycloak.new && mkdir -p .tools/keycloak.new
-	@mvn -q -B org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy -Dartifact=org.keycloak:keycloak-quarkus-dist:$(KEYCLOAK):zip \
+	@mvn -q -B -Dstyle.color=never org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy -Dartifact=org.keycloak:keycloak-quarkus-dist:$(KEYCLOAK):zip \
 		-DoutputDirectory=$(CURDIR)/.tools/keycloak.new </dev/null
 	@cd .tools/keycloak.new && echo "$(KEYCLOAK_SHA256)  keycloak-quarkus-dist-$(KEYCLOAK).zip" | sha256sum --check --quiet
 	@cd .tools/keycloak.new && $(PYTHON) -m zipfile -e keycloak-quarkus-dist-$(KEYCLOAK).zip . && rm keycloak-quarkus-dist-$(KEYCLOAK).zip
