@@ -136,7 +136,7 @@ func TestBackchannelLogoutRefuses(t *testing.T) {
 		"another event":              token(func(c map[string]any) { c["events"] = map[string]any{"https://example.com/x": map[string]any{}} }),
 		"a nonce":                    token(func(c map[string]any) { c["nonce"] = "n" }),
 		"neither person nor session": token(func(c map[string]any) { delete(c, "sub"); delete(c, "sid") }),
-		"changed":                    good[:len(good)-4] + "AAAA",
+		"changed":                    damaged(good),
 		"signed with the secret": func() string {
 			w.idp.Change(func(b *idptest.Behaviour) { b.Algorithm = "HS256" })
 			defer w.idp.Change(func(b *idptest.Behaviour) { b.Algorithm = "" })

@@ -176,7 +176,7 @@ func TestEndSessionRefuses(t *testing.T) {
 		{"a form without a person", w.browser(), form, []string{"Origin", auth}, 400},
 		{"a form without a session", alice, "", []string{"Origin", auth}, 400},
 		{"a session id", alice, "phone", []string{"Origin", auth}, 400},
-		{"a form that was changed", alice, form[:len(form)-2] + "AA", []string{"Origin", auth}, 400},
+		{"a form that was changed", alice, damaged(form), []string{"Origin", auth}, 400},
 		{"a form sealed for something else", alice, w.keys.Seal(signin.PurposeForm, []byte(`{"e":"phone"}`), []byte("/.pomerium/consent")), []string{"Origin", auth}, 400},
 	} {
 		tt.b.post(sessions, url.Values{"form": {tt.form}}, tt.header...).want(t, tt.status)

@@ -206,7 +206,7 @@ func TestCallbackRefuses(t *testing.T) {
 	tests := []struct{ name, query string }{
 		{"nothing", ""},
 		{"no state", url.Values{"code": {code}}.Encode()},
-		{"a damaged state", url.Values{"code": {code}, "state": {state[:len(state)-2] + "AA"}}.Encode()},
+		{"a damaged state", url.Values{"code": {code}, "state": {damaged(state)}}.Encode()},
 		{"a repeated state", url.Values{"code": {code}, "state": {state, state}}.Encode()},
 		{"a malformed query", "state=%zz"},
 		{"no code", url.Values{"state": {state}}.Encode()},

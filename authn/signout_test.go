@@ -318,7 +318,7 @@ func TestSignedOutState(t *testing.T) {
 	}
 	at := []byte("/.pomerium/signed_out")
 	for name, v := range map[string]string{
-		"none": "", "changed": state[:len(state)-2] + "AA", "of another place": parting,
+		"none": "", "changed": damaged(state), "of another place": parting,
 		"a form's":      w.keys.Seal(signin.PurposeForm, []byte(`{"t":"https://app.example.com","e":9999999999}`), at),
 		"to a stranger": w.keys.Seal(signin.PurposeSignOut, []byte(`{"t":"https://evil.example","e":9999999999}`), at),
 		"endless":       strings.Repeat("A", 30<<10),

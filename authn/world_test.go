@@ -361,3 +361,12 @@ func (l *logBuffer) String() string {
 	defer l.mu.Unlock()
 	return l.b.String()
 }
+
+// damaged is s with one character changed, which is never the one that it was.
+func damaged(s string) string {
+	i, c := len(s)/2, "A"
+	if s[i] == 'A' {
+		c = "B"
+	}
+	return s[:i] + c + s[i+1:]
+}
